@@ -91,7 +91,10 @@ const inUseFailure = 'reported on the allocation; replaced where failurePolicy s
 export const tenancyPath: readonly TenancyRow[] = [
   {
     state: 'Isolating',
-    step: ({ domain, egress, allocationUid }) => ({ verb: 'isolate', args: { domain, egress, allocation: allocationUid } }),
+    step: ({ domain, egress, allocationUid }) => ({
+      verb: 'isolate',
+      args: { domain, egress, allocation: allocationUid },
+    }),
     until: (facts, { domain }) => facts.record.guestStarted || isolatedIn(facts, domain),
     endsWhen: "every data port was read back in the allocation's domain",
     bootOrder: 'Network',
@@ -138,7 +141,10 @@ export const tenancyPath: readonly TenancyRow[] = [
   },
   {
     state: 'Installed',
-    step: ({ domain, egress, allocationUid }) => ({ verb: 'isolate', args: { domain, egress, allocation: allocationUid } }),
+    step: ({ domain, egress, allocationUid }) => ({
+      verb: 'isolate',
+      args: { domain, egress, allocation: allocationUid },
+    }),
     until: (facts, { domain }) => facts.record.commitSent || isolatedIn(facts, domain),
     endsWhen: "every data port was read back again in the allocation's domain",
     bootOrder: 'Network',
@@ -151,7 +157,8 @@ export const tenancyPath: readonly TenancyRow[] = [
     state: 'Sealing',
     step: () => ({ verb: 'devirtualize', args: { phase: 'Prepare' } }),
     until: (facts) => facts.record.commitSent || facts.prepared === true,
-    endsWhen: 'no redirected I/O is in flight, the export is closed, the boot order is the disk, isolation was read back',
+    endsWhen:
+      'no redirected I/O is in flight, the export is closed, the boot order is the disk, isolation was read back',
     bootOrder: 'Disk, set here',
     bootServer: 'Nothing',
     deadlineSeconds: 600,
@@ -299,7 +306,13 @@ const runningStates: ReadonlySet<NodeState> = new Set([
   'Devirtualizing',
   'BareMetal',
 ]);
-const installedStates: ReadonlySet<NodeState> = new Set(['Resident', 'Installed', 'Sealing', 'Devirtualizing', 'BareMetal']);
+const installedStates: ReadonlySet<NodeState> = new Set([
+  'Resident',
+  'Installed',
+  'Sealing',
+  'Devirtualizing',
+  'BareMetal',
+]);
 const reclaimStates: ReadonlySet<NodeState> = new Set(reclaimPath.map((row) => row.state));
 
 export const guestRuns = (state: NodeState): boolean => runningStates.has(state);

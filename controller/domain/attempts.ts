@@ -1,0 +1,153 @@
+/**
+ * The attempts at one step of one node: when to send, when to wait, when it has failed. Pure; time and jitter come in.
+ *
+ * Invariants:
+ * 1. An operation id names one attempt at one step of one state of one epoch of one node: sending it twice asks for nothing new.
+ * 2. Attempts are bounded by the row's retries, except where the failure is not the node's (failures.ts).
+ * 3. A restart of the operator takes the attempt number from the agent's newest operation, never from zero when that is known.
+ */
+import type { Instruction, NodeObservation, Operation } from '../api/protocol.generated.ts';
+import { type FailureCode, failurePolicies } from './failures.ts';
+import type { NodeState, Step } from './states.ts';
+
+/** The operator's memory of the step that a node is at. Lost at a restart without harm. */
+export interface Attempts {
+  readonly key: string;
+  readonly attempt: number;
+  readonly failures: number;
+  /** Monotonic milliseconds. */
+  readonly enteredAt: number;
+  readonly attemptStartedAt: number;
+  readonly notBefore: number;
+  readonly sent: 'No' | 'Sent' | 'Accepted';
+  readonly lastFailure?: StepFailure;
+}
+
+export interface StepFailure {
+  readonly code: FailureCode;
+  readonly message: string;
+}
+
+export interface StepBounds {
+  readonly state: NodeState;
+  readonly epoch: number;
+  readonly deadlineSeconds: number;
+  readonly retries: number;
+}
+
+export type AttemptAction =
+  | { kind: 'send'; operationId: string }
+  | { kind: 'wait'; ms: number }
+  | { kind: 'stalled'; failure: StepFailure; ms: number }
+  | { kind: 'failed'; failure: StepFailure };
+
+/** First wait after a failure; doubled each time, up to the cap. A BMC that is asked more often gets slower, not better. */
+const backoffFirstMs = 2_000;
+const backoffCapMs = 300_000;
+/** How long an operation may be Done before its effect shows in the observation. */
+const settleMs = 10_000;
+/** How long to wait before an unanswered instruction is sent again under the same id. */
+const resendMs = 5_000;
+
+export const stepKey = (nodeName: string, bounds: StepBounds, step: Step): string =>
+  `${nodeName}.${bounds.epoch}.${bounds.state}.${step.verb}`;
+
+export function freshAttempts(key: string, nowMs: number, operation: Operation | undefined): Attempts {
+  const known = operation?.id.startsWith(`${key}.`) ? Number(operation.id.slice(key.length + 1)) : 0;
+  const attempt = Number.isSafeInteger(known) && known >= 0 ? known : 0;
+  return { key, attempt, failures: attempt, enteredAt: nowMs, attemptStartedAt: nowMs, notBefore: nowMs, sent: 'No' };
+}
+
+/** `jitter` is a number in [0, 1). */
+export function nextAction(
+  known: Attempts | undefined,
+  nodeName: string,
+  bounds: StepBounds,
+  step: Step,
+  facts: NodeObservation,
+  nowMs: number,
+  jitter: number,
+): { attempts: Attempts; action: AttemptAction } {
+  const key = stepKey(nodeName, bounds, step);
+  const attempts = known?.key === key ? known : freshAttempts(key, nowMs, facts.operation);
+  const id = `${key}.${attempts.attempt}`;
+  const operation = facts.operation?.id === id ? facts.operation : undefined;
+  if (operation?.status === 'Failed' || operation?.status === 'Cancelled') {
+    const failure: StepFailure = operation.failure ?? { code: 'Cancelled', message: 'the operation was cancelled' };
+    return afterFailure(attempts, bounds, failure, operation.failure?.retryable ?? true, nowMs, jitter);
+  }
+  const ageMs = nowMs - attempts.attemptStartedAt;
+  const deadlineMs = bounds.deadlineSeconds * 1000;
+  if (operation?.status === 'Done' && attempts.sent !== 'No' && ageMs > settleMs) {
+    const failure: StepFailure = { code: 'Internal', message: `${step.verb} is done, yet its effect does not show` };
+    return afterFailure(attempts, bounds, failure, true, nowMs, jitter);
+  }
+  if (deadlineMs > 0 && ageMs > deadlineMs && attempts.sent !== 'No') {
+    const failure: StepFailure = {
+      code: 'Deadline',
+      message: `${step.verb} did not show its effect within ${bounds.deadlineSeconds} s`,
+    };
+    return afterFailure(attempts, bounds, failure, true, nowMs, jitter);
+  }
+  if (nowMs < attempts.notBefore) return { attempts, action: { kind: 'wait', ms: attempts.notBefore - nowMs } };
+  if (operation !== undefined || attempts.sent === 'Accepted') {
+    const started: Attempts =
+      attempts.sent === 'No' ? { ...attempts, sent: 'Accepted', attemptStartedAt: nowMs } : attempts;
+    const left = deadlineMs > 0 ? Math.max(1_000, deadlineMs - ageMs) : 60_000;
+    return { attempts: started, action: { kind: 'wait', ms: Math.min(left, settleMs + 1_000) } };
+  }
+  const first = attempts.sent === 'No';
+  const sending: Attempts = {
+    ...attempts,
+    sent: 'Sent',
+    attemptStartedAt: first ? nowMs : attempts.attemptStartedAt,
+    notBefore: nowMs + resendMs,
+  };
+  return { attempts: sending, action: { kind: 'send', operationId: id } };
+}
+
+function afterFailure(
+  attempts: Attempts,
+  bounds: StepBounds,
+  failure: StepFailure,
+  retryable: boolean,
+  nowMs: number,
+  jitter: number,
+): { attempts: Attempts; action: AttemptAction } {
+  const policy = failurePolicies[failure.code];
+  const failures = attempts.failures + 1;
+  const backoffMs = Math.min(backoffCapMs, backoffFirstMs * 2 ** Math.min(failures - 1, 10)) * (0.5 + jitter / 2);
+  const again: Attempts = {
+    ...attempts,
+    attempt: attempts.attempt + 1,
+    failures,
+    attemptStartedAt: nowMs,
+    notBefore: nowMs + backoffMs,
+    sent: 'No',
+    lastFailure: failure,
+  };
+  if (policy === 'StallImage') {
+    const slow = { ...again, notBefore: nowMs + backoffCapMs };
+    return { attempts: slow, action: { kind: 'stalled', failure, ms: backoffCapMs } };
+  }
+  if (policy === 'WaitForImage') return { attempts: again, action: { kind: 'stalled', failure, ms: backoffMs } };
+  if (policy === 'FailNode' || !retryable || failures > bounds.retries) {
+    return { attempts: again, action: { kind: 'failed', failure } };
+  }
+  return { attempts: again, action: { kind: 'wait', ms: backoffMs } };
+}
+
+/** The whole instruction for a step. */
+export function toInstruction(nodeName: string, epoch: number, operationId: string, step: Step): Instruction {
+  return { operationId, node: nodeName, epoch, ...step } as Instruction;
+}
+
+/** What went wrong with a guest that already ran, as far as the agent saw it. */
+export function failureInUse(facts: NodeObservation): StepFailure | undefined {
+  if (facts.guest.failure) return facts.guest.failure;
+  const { operation } = facts;
+  if (operation?.verb === 'reimage' && operation.status === 'Failed' && operation.epoch === facts.record.epoch) {
+    return operation.failure ?? { code: 'Internal', message: 'the copy failed' };
+  }
+  return undefined;
+}
