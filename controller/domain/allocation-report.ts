@@ -1,0 +1,168 @@
+/**
+ * Counts, conditions and phase of an allocation, from its draft. Read by people, kubectl wait, kstatus, Flux and Argo CD:
+ * Ready says that the tenant can work, Reconciling that the operator still does, Stalled that somebody must act.
+ *
+ * Invariant: no condition is decided from another or from phase, only from the draft and the nodes.
+ */
+import type { Condition } from '../api/meta.ts';
+import type { NodeAllocationStatus } from '../api/types.generated.ts';
+import type { Draft, MemberView } from './allocation-draft.ts';
+import { setCondition } from './conditions.ts';
+
+/** A selector that matches no object: the scale subresource wants one, and the nodes are not pods. */
+const selectsNothing = 'bitvisor.io/nothing=selected';
+
+interface Tally {
+  views: MemberView[];
+  isolated: number;
+  ready: number;
+  installed: number;
+  devirtualized: number;
+  failed: number;
+  localBytes: number;
+  totalBytes: number;
+}
+
+function tally(draft: Draft): Tally {
+  const sum: Tally = {
+    views: [],
+    isolated: 0,
+    ready: 0,
+    installed: 0,
+    devirtualized: 0,
+    failed: 0,
+    localBytes: 0,
+    totalBytes: 0,
+  };
+  for (const name of draft.nodes) {
+    const view = draft.input.member(name);
+    sum.views.push(view);
+    if (!view.claimed) continue;
+    if (view.isolated) sum.isolated++;
+    if (view.ready) sum.ready++;
+    if (view.installed) sum.installed++;
+    if (view.devirtualized) sum.devirtualized++;
+    if (view.failure !== undefined && view.guestStarted) sum.failed++;
+    sum.localBytes += view.localBytes;
+    sum.totalBytes += view.totalBytes;
+  }
+  sum.failed += draft.replaced.size;
+  return sum;
+}
+
+type Truth = Pick<Condition, 'status' | 'reason' | 'message'>;
+const yes = (reason: string, message: string): Truth => ({ status: 'True', reason, message });
+const no = (reason: string, message: string): Truth => ({ status: 'False', reason, message });
+
+export function reportAllocation(draft: Draft): void {
+  const { status, input } = draft;
+  const { spec, metadata } = input.allocation;
+  const sum = tally(draft);
+  status.selector = selectsNothing;
+  if (metadata.generation !== undefined) status.observedGeneration = metadata.generation;
+  status.replicas = draft.nodes.size;
+  status.ready = sum.ready;
+  status.installed = sum.installed;
+  status.devirtualized = sum.devirtualized;
+  status.failed = sum.failed;
+  if (sum.totalBytes > 0) status.bytes = { installed: sum.localBytes, total: sum.totalBytes };
+  else delete status.bytes;
+  const truths = conditionsOf(draft, sum);
+  let conditions: readonly Condition[] = draft.before.conditions ?? [];
+  for (const [type, truth] of Object.entries(truths)) {
+    conditions = setCondition(conditions, { type, ...truth }, draft.nowIso, metadata.generation ?? 0);
+  }
+  status.conditions = [...conditions];
+  status.phase = phaseOf(draft, status, sum, spec.replicas);
+}
+
+function conditionsOf(draft: Draft, sum: Tally): Record<string, Truth> {
+  const { status, input, accepted, waiting } = draft;
+  const { spec } = input.allocation;
+  const wanted = spec.replicas;
+  const least = spec.minReplicas ?? wanted;
+  const count = (value: number): string => `${value} of ${wanted} nodes`;
+  const committed = draft.nodes.size;
+  const trouble = sum.views.find((view) => view.imageTrouble !== undefined)?.imageTrouble;
+  const all = (value: number): boolean => committed > 0 && value >= Math.max(least, committed);
+  const devirtualizes = spec.devirtualize === 'WhenInstalled';
+  const settled =
+    committed === wanted &&
+    sum.installed === wanted &&
+    (!devirtualizes || sum.devirtualized === wanted) &&
+    draft.updating.size === 0 &&
+    draft.ending.size === 0 &&
+    !draft.closing;
+  const ended = draft.closing && committed === 0 && draft.ending.size === 0;
+  const stalled = stalledBecause(draft, sum, trouble);
+  return {
+    Accepted: accepted.ok ? yes(accepted.reason, accepted.message) : no(accepted.reason, accepted.message),
+    Scheduled:
+      committed >= least
+        ? yes('Scheduled', status.placement?.message ?? count(committed))
+        : no(waiting?.reason ?? (draft.closing ? 'Ending' : 'Pending'), waiting?.message ?? count(committed)),
+    Isolated: all(sum.isolated)
+      ? yes('Isolated', `${count(sum.isolated)} were read back in their domain`)
+      : no('Isolating', `${count(sum.isolated)} were read back in their domain`),
+    Ready:
+      sum.ready >= least && !draft.closing
+        ? yes('Running', `${count(sum.ready)} run revision ${status.revision ?? ''}`)
+        : no(draft.closing ? (status.ends?.reason ?? 'Ending') : 'NotRunning', `${count(sum.ready)} run`),
+    Installed: all(sum.installed)
+      ? yes('Installed', `${count(sum.installed)} have every block local and flushed`)
+      : no('Streaming', `${count(sum.installed)} have every block local and flushed`),
+    Devirtualized: !devirtualizes
+      ? no('Never', 'spec.devirtualize is Never')
+      : all(sum.devirtualized)
+        ? yes('BareMetal', `the hypervisor has left ${count(sum.devirtualized)}`)
+        : no('Resident', `the hypervisor has left ${count(sum.devirtualized)}`),
+    UpdateAvailable:
+      status.updateRevision === undefined
+        ? no('UpToDate', 'the environment is at the revision in force')
+        : yes(
+            'NewRevision',
+            `the environment is at ${status.updateRevision}; set spec.update.revision to it, or update.policy Rolling, to roll`,
+          ),
+    Reconciling:
+      settled || ended || stalled.status === 'True'
+        ? no(settled ? 'Settled' : ended ? 'Ended' : 'Stalled', 'nothing is left to do')
+        : yes('Progressing', progressOf(draft, sum)),
+    Stalled: stalled,
+  };
+}
+
+function stalledBecause(draft: Draft, sum: Tally, trouble: { code: string; message: string } | undefined): Truth {
+  const { accepted, waiting } = draft;
+  if (!accepted.ok) return yes(accepted.reason, accepted.message);
+  if (waiting?.reason === 'DeletionHeld' || waiting?.reason === 'TooManyFailures')
+    return yes(waiting.reason, waiting.message);
+  if (trouble !== undefined) return yes(trouble.code, trouble.message);
+  if (sum.failed > 0 && draft.input.allocation.spec.failurePolicy === 'Report') {
+    const first = sum.views.find((view) => view.failure !== undefined);
+    return yes('NodesFailed', `${sum.failed} nodes failed in use, first ${first?.name}: ${first?.failure?.message}`);
+  }
+  return no('Working', 'nothing stands in the way');
+}
+
+function progressOf(draft: Draft, sum: Tally): string {
+  if (draft.closing) return 'nodes are being taken back';
+  if (draft.waiting) return draft.waiting.message;
+  if (draft.updating.size > 0) return `${draft.updating.size} nodes are re-imaged to ${draft.status.revision ?? ''}`;
+  const wanted = draft.input.allocation.spec.replicas;
+  return `${draft.nodes.size} committed, ${sum.ready} running, ${sum.installed} installed, ${sum.devirtualized} devirtualized, of ${wanted}`;
+}
+
+function phaseOf(draft: Draft, status: NodeAllocationStatus, sum: Tally, wanted: number): string {
+  if (draft.waiting?.reason === 'DeletionHeld') return 'Held';
+  if (draft.closing) {
+    if (status.ends?.reason === 'Expired' && draft.nodes.size === 0) return 'Expired';
+    return draft.nodes.size > 0 ? 'Ending' : 'Releasing';
+  }
+  if (!draft.accepted.ok) return 'Rejected';
+  if (draft.nodes.size === 0) return draft.waiting?.reason === 'Suspended' ? 'Suspended' : 'Pending';
+  if (draft.updating.size > 0) return 'Updating';
+  if (sum.ready < wanted) return 'Starting';
+  if (sum.devirtualized === wanted) return 'BareMetal';
+  if (sum.installed === wanted) return 'Installed';
+  return 'Streaming';
+}
