@@ -1,0 +1,219 @@
+/**
+ * Accepts or refuses an instruction: pure, from the node's row and what is read back now.
+ *
+ * Invariants (the agent's own defence; it does not rely on the operator's care):
+ * 1. A lower term or epoch than any seen before is refused.
+ * 2. A newer epoch is accepted only once nothing asked for under the older one can still take effect; until then the
+ *    instruction is refused as Busy and the older operation is cancelled.
+ * 3. Reimage needs every data port read back in the domain of this allocation's isolation, a disk that nobody else's guest
+ *    wrote to (a certificate, or the same allocation), and no commit under this epoch.
+ * 4. What ends a tenancy (drain, fence, attest, wipe, check) needs an epoch that drain, fence or power Off opened.
+ * 5. Attest needs fenced and off; wipe needs an end and a live attested boot of this epoch; check needs every disk wiped.
+ */
+import type { Instruction, InstructionResult } from '../controller/api/protocol.generated.ts';
+import { anythingPending, type Readings } from './drivers/port.ts';
+import { copyComplete, dataPortsIn, isolated, isPrepared, openEpoch, type Row, rememberedOperations } from './row.ts';
+
+export type RefusedReason = NonNullable<InstructionResult['reason']>;
+
+export type Verdict =
+  | { readonly row: Row; readonly refused?: undefined }
+  | { readonly row: Row; readonly refused: RefusedReason; readonly message: string };
+
+const refuse = (row: Row, refused: RefusedReason, message: string): Verdict => ({ row, refused, message });
+
+/** Verbs that run beside an operation and never replace it. */
+const besideOthers: ReadonlySet<Instruction['verb']> = new Set(['isolate', 'inspect', 'throttle']);
+
+export function accept(row: Row, readings: Readings, instruction: Instruction, term: number): Verdict {
+  const { epoch, operationId, verb } = instruction;
+  if (term < row.term) return refuse(row, 'StaleTerm', `term ${term} is older than ${row.term}`);
+  if (epoch < row.seenEpoch) return refuse(row, 'StaleEpoch', `epoch ${epoch} is older than ${row.seenEpoch}`);
+  const inTerm: Row = { ...row, term };
+  if (verb === 'inspect') return { row: inTerm };
+  if (row.recent.includes(operationId)) {
+    const known = row.operation?.instruction;
+    return known?.operationId === operationId && known.verb !== verb
+      ? refuse(row, 'Conflict', `operation ${operationId} is a ${known.verb}, not a ${verb}`)
+      : { row: inTerm };
+  }
+  const opened = epoch > row.epoch ? open(inTerm, readings, instruction) : ({ row: inTerm } satisfies Verdict);
+  if (opened.refused !== undefined) return opened;
+  if (opened.row.operation?.status === 'Running' && !besideOthers.has(verb)) {
+    const running = opened.row.operation.instruction;
+    return refuse(row, 'Busy', `${running.verb} (operation ${running.operationId}) is running`);
+  }
+  const begun = begin(opened.row, readings, instruction, term);
+  // A refused instruction leaves the row as it was: a newer epoch is in force only with an accepted instruction.
+  return begun.refused === undefined ? begun : { ...begun, row };
+}
+
+function open(row: Row, readings: Readings, instruction: Instruction): Verdict {
+  const { epoch, verb } = instruction;
+  const planned = opening(row, readings, instruction);
+  if (planned.refused !== undefined) return planned;
+  const running = row.operation?.status === 'Running' ? row.operation : undefined;
+  if (!anythingPending(readings)) return planned;
+  const message = `what was asked for under epoch ${row.epoch} can still take effect; ask for ${verb} again`;
+  return {
+    row: {
+      ...row,
+      seenEpoch: epoch,
+      ...(running === undefined ? {} : { operation: { ...running, status: 'Cancelled' } }),
+    },
+    refused: 'Busy',
+    message,
+  };
+}
+
+/** The row as the newer epoch would begin, or why this instruction cannot open one. */
+function opening(row: Row, readings: Readings, instruction: Instruction): Verdict {
+  const { epoch } = instruction;
+  switch (instruction.verb) {
+    case 'isolate': {
+      const { allocation } = instruction.args;
+      if (row.kind === 'Tenancy' && row.allocation === allocation)
+        return { row: openEpoch(row, epoch, 'Tenancy', allocation) };
+      if (row.guestStarted || row.ended || row.certificate === undefined) {
+        return refuse(row, 'NotAllowed', 'the node has no clean certificate since its last tenant; reclaim it first');
+      }
+      return { row: openEpoch(row, epoch, 'Tenancy', allocation) };
+    }
+    case 'reimage': {
+      const { allocation } = instruction.args;
+      if (row.kind !== 'Tenancy' || row.allocation !== allocation) {
+        return refuse(row, 'NotIsolated', 'a new tenancy begins with isolate');
+      }
+      if (!isolated(row, readings))
+        return refuse(row, 'NotIsolated', 'a data port is not in the domain of the allocation');
+      return { row: openEpoch(row, epoch, 'Tenancy', allocation) };
+    }
+    case 'power':
+      return instruction.args.desired === 'Off'
+        ? { row: openEpoch(row, epoch, 'Reclaim', undefined) }
+        : refuse(row, 'NotAllowed', 'power On does not open an epoch');
+    case 'drain':
+    case 'fence':
+      return { row: openEpoch(row, epoch, 'Reclaim', undefined) };
+    case 'wipe':
+      return refuse(row, 'NotAttested', 'nothing was attested under this epoch');
+    default:
+      return refuse(row, 'NotAllowed', `${instruction.verb} does not open an epoch; epoch ${row.epoch} is in force`);
+  }
+}
+
+function begin(row: Row, readings: Readings, instruction: Instruction, term: number): Verdict {
+  const reason = objection(row, readings, instruction);
+  if (reason !== undefined) return refuse(row, reason[0], reason[1]);
+  const recent = [...row.recent, instruction.operationId].slice(-rememberedOperations);
+  const known: Row = { ...row, recent };
+  const running: Row = besideRunning(row, instruction)
+    ? known
+    : { ...known, operation: { instruction, term, status: 'Running', phase: 'Preparing' } };
+  switch (instruction.verb) {
+    case 'isolate': {
+      const { domain, egress, allocation } = instruction.args;
+      const { operationId } = instruction;
+      return { row: { ...running, allocation, isolation: { operationId, domain, egress, status: 'Running' } } };
+    }
+    case 'reimage': {
+      const { maxRateBytes: _replaced, ...rest } = running;
+      const plan = instruction.args;
+      return { row: { ...rest, plan, revision: plan.environment.revision } };
+    }
+    case 'devirtualize':
+      return { row: { ...running, preparing: true } };
+    case 'drain':
+    case 'fence':
+      return { row: { ...running, ended: true } };
+    case 'attest':
+      return { row: { ...running, reclaim: { ...row.reclaim, attestedNonce: '', wiped: [], checked: false } } };
+    case 'wipe':
+      return { row: { ...running, reclaim: { ...row.reclaim, wiped: [], erase: instruction.args.erase } } };
+    case 'throttle':
+      return { row: { ...running, maxRateBytes: instruction.args.maxRateBytes } };
+    default:
+      return { row: running };
+  }
+}
+
+const besideRunning = (row: Row, { verb }: Instruction): boolean =>
+  row.operation?.status === 'Running' && besideOthers.has(verb);
+
+type Objection = readonly [RefusedReason, string] | undefined;
+
+function objection(row: Row, readings: Readings, instruction: Instruction): Objection {
+  switch (instruction.verb) {
+    case 'isolate':
+      return row.kind === 'Tenancy'
+        ? undefined
+        : ['NotAllowed', `epoch ${row.epoch} is a reclaim; a tenancy needs a newer epoch`];
+    case 'reimage':
+      return objectionToReimage(row, readings, instruction.args.allocation);
+    case 'devirtualize':
+      return objectionToDevirtualize(row, readings, instruction.args.phase);
+    case 'throttle':
+      return row.plan === undefined ? ['NotAllowed', 'nothing is being copied under this epoch'] : undefined;
+    case 'power':
+      return objectionToPower(row, readings, instruction.args.desired);
+    default:
+      return objectionToReclaim(row, readings, instruction.verb);
+  }
+}
+
+function objectionToReimage(row: Row, readings: Readings, allocation: string): Objection {
+  if (row.kind !== 'Tenancy') return ['NotAllowed', `epoch ${row.epoch} is no tenancy`];
+  if (row.commitSent)
+    return ['Conflict', 'the commit to devirtualize was sent under this epoch; nothing is re-imaged in it'];
+  if (row.preparing)
+    return ['Conflict', 'devirtualization was prepared: the machine boots from its own disk from now on'];
+  if (row.allocation !== allocation) return ['Conflict', `epoch ${row.epoch} belongs to allocation ${row.allocation}`];
+  if (!isolated(row, readings)) {
+    return ['NotIsolated', `not every data port was read back in ${row.isolation?.domain ?? 'a domain of this epoch'}`];
+  }
+  return undefined;
+}
+
+function objectionToDevirtualize(row: Row, readings: Readings, phase: 'Prepare' | 'Commit'): Objection {
+  if (row.kind !== 'Tenancy' || row.plan === undefined) return ['NotAllowed', 'nothing was installed under this epoch'];
+  if (phase === 'Commit') {
+    return row.commitSent || isPrepared(row, readings)
+      ? undefined
+      : ['NotPrepared', 'prepare it, and wait until it is prepared'];
+  }
+  if (row.commitSent) return ['Conflict', 'the commit was sent'];
+  const { vmm } = readings;
+  const complete = row.finalCopy !== undefined || (vmm.epoch === row.epoch && copyComplete(vmm.copy));
+  if (!complete) return ['NotPrepared', 'not every block is local and flushed'];
+  return isolated(row, readings) ? undefined : ['NotIsolated', 'a data port is not in the domain of the allocation'];
+}
+
+function objectionToPower(row: Row, readings: Readings, desired: 'Off' | 'On'): Objection {
+  if (row.kind === 'None') return ['NotAllowed', 'no epoch is in force'];
+  if (desired === 'Off') return undefined;
+  if (row.kind === 'Reclaim') return ['NotAllowed', 'in a reclaim only attest switches the machine on'];
+  if (!row.guestStarted || row.starts === 0) return ['NotAllowed', 'nothing was started under this epoch; reimage it'];
+  return isolated(row, readings) ? undefined : ['NotIsolated', 'a data port is not in the domain of the allocation'];
+}
+
+function objectionToReclaim(row: Row, readings: Readings, verb: Instruction['verb']): Objection {
+  if (row.kind !== 'Reclaim') {
+    return ['NotAllowed', `${verb} belongs to an end, which has an epoch of its own, higher than ${row.epoch}`];
+  }
+  if (verb === 'drain' || verb === 'fence') return undefined;
+  if (!row.ended) return ['NotAllowed', 'no end was accepted; drain or fence first'];
+  if (!dataPortsIn(readings, 'quarantine')) return ['NotIsolated', 'not every data port was read back in quarantine'];
+  if (verb === 'attest') {
+    return readings.power.state === 'Off'
+      ? undefined
+      : ['NotAllowed', `power is ${readings.power.state}; switch it off first`];
+  }
+  const { attestedNonce, wiped } = row.reclaim;
+  if (attestedNonce === '' || !readings.vmm.trusted.up || readings.vmm.trusted.nonce !== attestedNonce) {
+    return ['NotAttested', 'no attested boot of this epoch is alive'];
+  }
+  if (verb === 'check' && wiped.length < readings.machine.inventory.disks.length) {
+    return ['NotAllowed', 'not every disk was wiped in this attested boot'];
+  }
+  return undefined;
+}

@@ -1,0 +1,114 @@
+/**
+ * What to do next for a node: pure, level-triggered, from its row and what is read back now. Called again after every change
+ * and after a restart, so it holds no memory of its own.
+ *
+ * Invariants:
+ * 1. Acts are run only after the returned row is durable.
+ * 2. `guestStarted` is true in the row that comes with the act that powers on into the VMM; the certificate is gone from it.
+ * 3. Nothing is asked for while an earlier change of the same kind is pending.
+ */
+import type { Failure } from '../controller/api/protocol.generated.ts';
+import type { Readings } from './drivers/port.ts';
+import { type Act, type Context, failure, met, type Outcome, powerIs } from './needs.ts';
+import { reclaimStep } from './reclaim.ts';
+import type { Row, RowOperation } from './row.ts';
+import { devirtualizeStep, isolateStep, planOf, reimageStep } from './tenancy.ts';
+
+export interface Decision {
+  readonly row: Row;
+  readonly acts: readonly Act[];
+  /** What is waited for, and how long at most; the core calls again with its `key` as `expired` when the time is over. */
+  readonly waits: readonly { readonly key: string; readonly limitMs: number }[];
+}
+
+export interface DecideOptions {
+  /** Keys of waits whose time is over. */
+  readonly expired: ReadonlySet<string>;
+  /** For the certificate: `Clock.now()`. */
+  readonly nowMs: number;
+}
+
+export function decide(row: Row, readings: Readings, options: DecideOptions): Decision {
+  const ctx: Context = { row: absorb(row, readings), readings, acts: [], waits: [], ...options };
+  stepIsolation(ctx);
+  stepOperation(ctx);
+  keepPlan(ctx);
+  return { row: ctx.row, acts: ctx.acts, waits: ctx.waits };
+}
+
+/** Takes over what the readings say for good: boots, the map, and the end of an attested boot. */
+function absorb(row: Row, { vmm }: Readings): Row {
+  let next = row;
+  if (row.kind === 'Tenancy' && vmm.epoch === row.epoch) {
+    if (vmm.guest.starts > row.starts) next = { ...next, starts: vmm.guest.starts };
+    if (!row.mapSeen && vmm.copy.map === 'Valid') next = { ...next, mapSeen: true };
+  }
+  const { reclaim } = row;
+  const attestedBootEnded = !vmm.trusted.up || vmm.trusted.nonce !== reclaim.attestedNonce;
+  if (reclaim.attestedNonce !== '' && !reclaim.checked && attestedBootEnded) {
+    next = { ...next, reclaim: { ...reclaim, attestedNonce: '', wiped: [] } };
+  }
+  return next;
+}
+
+function stepIsolation(ctx: Context): void {
+  const { isolation } = ctx.row;
+  if (isolation?.status !== 'Running') return;
+  const outcome = isolateStep(ctx, isolation);
+  if (outcome.kind === 'Waiting') return;
+  const status = outcome.kind === 'Met' ? 'Done' : 'Failed';
+  ctx.row = { ...ctx.row, isolation: { ...isolation, status } };
+  if (ctx.row.operation?.instruction.operationId !== isolation.operationId) return;
+  finish(ctx, outcome.kind === 'Met' ? undefined : outcome.failure);
+}
+
+function stepOperation(ctx: Context): void {
+  const { operation } = ctx.row;
+  if (operation?.status !== 'Running') return;
+  const outcome = stepOf(ctx, operation);
+  if (outcome.kind === 'Met') finish(ctx, undefined);
+  if (outcome.kind === 'Failed') finish(ctx, outcome.failure);
+}
+
+function stepOf(ctx: Context, operation: RowOperation): Outcome {
+  const { instruction } = operation;
+  switch (instruction.verb) {
+    case 'isolate':
+      // Its isolation was stepped above, unless a later isolate replaced it.
+      return ctx.row.isolation?.operationId === instruction.operationId
+        ? { kind: 'Waiting' }
+        : { kind: 'Failed', failure: failure('Cancelled', 'a later isolate replaced it', false) };
+    case 'reimage':
+      return reimageStep(ctx, operation, instruction);
+    case 'devirtualize':
+      return devirtualizeStep(ctx, operation, instruction.args.phase);
+    case 'power':
+      return powerIs(ctx, instruction.args.desired, `${instruction.operationId}/power`);
+    case 'throttle':
+      return met;
+    case 'inspect':
+      return met;
+    default:
+      return reclaimStep(ctx, operation, instruction);
+  }
+}
+
+function finish(ctx: Context, failed: Failure | undefined): void {
+  const { operation } = ctx.row;
+  if (operation === undefined) return;
+  const { failure: _none, ...rest } = operation;
+  ctx.row = {
+    ...ctx.row,
+    operation: failed === undefined ? { ...rest, status: 'Done' } : { ...rest, status: 'Failed', failure: failed },
+  };
+}
+
+/** Once a valid map was seen, the next boot must find it; and a throttle lasts. The core asks only for what is new. */
+function keepPlan(ctx: Context): void {
+  const { row, readings } = ctx;
+  if (row.plan === undefined || row.kind !== 'Tenancy' || row.commitSent || readings.vmm.epoch !== row.epoch) return;
+  if (!row.mapSeen && row.maxRateBytes === undefined) return;
+  const plan = planOf(row, readings);
+  if (plan !== undefined) ctx.acts.push({ kind: 'plan', plan });
+  if (row.maxRateBytes !== undefined) ctx.acts.push({ kind: 'throttle', maxRateBytes: row.maxRateBytes });
+}

@@ -1,0 +1,213 @@
+/**
+ * A node's row in the agent's durable log: all that must survive a restart, and nothing that can be read back.
+ *
+ * Invariants:
+ * 1. `epoch`, `seenEpoch` and `term` only grow.
+ * 2. `guestStarted` is set before the power-on that could make it true, and reset by the certificate alone.
+ * 3. `certificate` and `guestStarted` are never both present.
+ */
+import type {
+  Certificate,
+  Failure,
+  Instruction,
+  NodeObservation,
+  Record as NodeRecord,
+  Operation,
+  Reimage,
+} from '../controller/api/protocol.generated.ts';
+import type { Egress, Erase, Readings } from './drivers/port.ts';
+
+/** Operation ids of the epoch that the agent remembers; a repeated instruction is recognised by them. */
+export const rememberedOperations = 32;
+
+export interface RowOperation {
+  readonly instruction: Instruction;
+  readonly term: number;
+  readonly status: Operation['status'];
+  readonly failure?: Failure;
+  /** Operations with a point of no return have two phases: what precedes it, and what follows. */
+  readonly phase: 'Preparing' | 'Acting';
+}
+
+export interface Isolation {
+  readonly operationId: string;
+  readonly domain: string;
+  readonly egress: Egress;
+  readonly status: Operation['status'];
+}
+
+export interface Row {
+  readonly node: string;
+  readonly term: number;
+  readonly epoch: number;
+  /** Highest epoch of any instruction that was valid; above `epoch` while an older operation is being cancelled. */
+  readonly seenEpoch: number;
+  readonly kind: 'None' | 'Tenancy' | 'Reclaim';
+  readonly allocation?: string;
+  readonly guestStarted: boolean;
+  readonly commitSent: boolean;
+  readonly ended: boolean;
+  readonly certificate?: Certificate;
+  readonly isolation?: Isolation;
+  /** Of the newest reimage under this epoch; holds secrets, so fencing drops it. */
+  readonly plan?: Reimage['args'];
+  /** Revision that the guest runs or is to run; outlives the plan. */
+  readonly revision?: string;
+  /** Bytes a second, of the newest throttle under this epoch. */
+  readonly maxRateBytes?: number;
+  /** A valid map of this epoch was seen: from now on its absence is a failure. */
+  readonly mapSeen: boolean;
+  readonly starts: number;
+  /** Devirtualization was prepared, under this epoch, and nothing since undid it. */
+  readonly preparing: boolean;
+  /** The copy as it was when devirtualization was prepared; once the VMM is gone nobody can read it. */
+  readonly finalCopy?: NodeObservation['copy'];
+  readonly reclaim: {
+    readonly drained: boolean;
+    readonly attestedNonce: string;
+    readonly wiped: readonly string[];
+    readonly checked: boolean;
+    readonly erase?: Erase;
+  };
+  readonly operation?: RowOperation;
+  /** Newest last. */
+  readonly recent: readonly string[];
+}
+
+const nothingReclaimed: Row['reclaim'] = { drained: false, attestedNonce: '', wiped: [], checked: false };
+
+export function freshRow(node: string): Row {
+  return {
+    node,
+    term: 0,
+    epoch: 0,
+    seenEpoch: 0,
+    kind: 'None',
+    guestStarted: false,
+    commitSent: false,
+    ended: false,
+    mapSeen: false,
+    starts: 0,
+    preparing: false,
+    reclaim: nothingReclaimed,
+    recent: [],
+  };
+}
+
+/** The row at the begin of a newer epoch: what belongs to the machine stays, what belongs to the epoch starts over. */
+export function openEpoch(row: Row, epoch: number, kind: 'Tenancy' | 'Reclaim', allocation: string | undefined): Row {
+  return {
+    ...freshRow(row.node),
+    term: row.term,
+    epoch,
+    seenEpoch: Math.max(epoch, row.seenEpoch),
+    kind,
+    ...(allocation === undefined ? {} : { allocation }),
+    guestStarted: row.guestStarted,
+    ended: row.ended,
+    ...(row.certificate === undefined ? {} : { certificate: row.certificate }),
+    ...(row.isolation === undefined || kind === 'Reclaim' ? {} : { isolation: row.isolation }),
+  };
+}
+
+export function dataPortsIn(readings: Readings, domain: string, egress?: Egress): boolean {
+  let dataPorts = 0;
+  for (const port of readings.fabric.ports) {
+    if (port.role !== 'Data') continue;
+    dataPorts++;
+    if (port.state !== 'Ready' || port.domain !== domain) return false;
+    if (egress !== undefined && port.egress !== egress) return false;
+  }
+  return dataPorts > 0;
+}
+
+/** Every data port was read back where the isolation of this epoch wants it. */
+export function isolated(row: Row, readings: Readings): boolean {
+  const { isolation } = row;
+  return (
+    isolation !== undefined &&
+    readings.fabric.dataChange?.status !== 'Pending' &&
+    dataPortsIn(readings, isolation.domain, isolation.egress)
+  );
+}
+
+export const copyComplete = (copy: NodeObservation['copy']): boolean =>
+  copy.map === 'Valid' &&
+  copy.totalBytes > 0 &&
+  copy.localBytes >= copy.totalBytes &&
+  copy.flushed &&
+  copy.inFlight === 0;
+
+export function isPrepared(row: Row, readings: Readings): boolean {
+  const { images, power, vmm } = readings;
+  return (
+    row.preparing &&
+    row.finalCopy !== undefined &&
+    (vmm.vmm !== 'Resident' || (vmm.epoch === row.epoch && copyComplete(vmm.copy))) &&
+    images.exported === 'Closed' &&
+    images.serving === 'Nothing' &&
+    power.order === 'Disk' &&
+    isolated(row, readings)
+  );
+}
+
+function recordOf(row: Row): NodeRecord {
+  return {
+    term: row.term,
+    epoch: row.epoch,
+    ...(row.allocation === undefined ? {} : { allocation: row.allocation }),
+    ...(row.revision === undefined ? {} : { revision: row.revision }),
+    guestStarted: row.guestStarted,
+    commitSent: row.commitSent,
+    ended: row.ended,
+    ...(row.certificate === undefined ? {} : { certificate: row.certificate }),
+  };
+}
+
+function operationOf(operation: RowOperation): Operation {
+  const { instruction, term, status, failure } = operation;
+  return {
+    id: instruction.operationId,
+    verb: instruction.verb,
+    term,
+    epoch: instruction.epoch,
+    status,
+    ...(failure === undefined ? {} : { failure }),
+  };
+}
+
+const noCopy: NodeObservation['copy'] = { totalBytes: 0, localBytes: 0, flushed: false, inFlight: 0, map: 'None' };
+
+/** What is said about the node: the row and the readings, those of an older epoch hidden. */
+export function observationOf(row: Row, readings: Readings): NodeObservation {
+  const { machine, power, fabric, images, vmm } = readings;
+  const ofThisEpoch = row.kind === 'Tenancy' && vmm.epoch === row.epoch;
+  const failure = ofThisEpoch ? (vmm.failure ?? vmm.guest.failure) : undefined;
+  const { address, hostKey } = ofThisEpoch ? vmm.guest : {};
+  return {
+    name: row.node,
+    systemUuid: machine.systemUuid,
+    inventory: machine.inventory,
+    record: recordOf(row),
+    power: power.state,
+    vmm: vmm.vmm,
+    ports: fabric.ports as NodeObservation['ports'],
+    boot: { order: power.order, serving: images.serving },
+    guest: {
+      state: row.commitSent && vmm.vmm !== 'Resident' ? 'Unknown' : vmm.guest.state,
+      starts: row.starts,
+      ...(address === undefined ? {} : { address }),
+      ...(hostKey === undefined ? {} : { hostKey }),
+      ...(failure === undefined ? {} : { failure }),
+    },
+    copy: row.finalCopy ?? (ofThisEpoch ? vmm.copy : noCopy),
+    ...(row.preparing ? { prepared: isPrepared(row, readings) } : {}),
+    reclaim: {
+      drained: row.reclaim.drained,
+      attestedNonce: row.reclaim.attestedNonce,
+      wipedDisks: row.reclaim.wiped.length,
+      checked: row.reclaim.checked,
+    },
+    ...(row.operation === undefined ? {} : { operation: operationOf(row.operation) }),
+  };
+}

@@ -1,0 +1,188 @@
+/**
+ * The operations of a tenancy: isolate, reimage, devirtualize.
+ *
+ * Invariants:
+ * 1. Power On into the VMM comes in the decision that sets `guestStarted` and drops the certificate, and only while every data
+ *    port is read back in the domain of the isolation.
+ * 2. The image is exported only under the digest that was asked for; another digest is never served.
+ * 3. The commit is asked for in the decision that sets `commitSent`; whatever becomes of it, the control port is closed.
+ */
+import type { Devirtualize, Disk, Environment, Reimage } from '../controller/api/protocol.generated.ts';
+import type { Readings, VmmPlan } from './drivers/port.ts';
+import {
+  type Context,
+  controlPortsAre,
+  dataPortsAre,
+  exportClosed,
+  failed,
+  limits,
+  met,
+  need,
+  type Outcome,
+  orderIs,
+  powerIs,
+  sequence,
+  servingIs,
+  startedBy,
+  together,
+  vmmChange,
+  waitFor,
+} from './needs.ts';
+import { copyComplete, type Isolation, isolated, type Row, type RowOperation } from './row.ts';
+
+export function isolateStep(ctx: Context, isolation: Isolation): Outcome {
+  return together(
+    () => dataPortsAre(ctx, isolation.domain, isolation.egress, `${isolation.operationId}/data`),
+    () => (ctx.row.commitSent ? met : controlPortsAre(ctx, 'provisioning', `${isolation.operationId}/control`)),
+  );
+}
+
+/** The disk that the image goes to: the smallest that fits, so that large disks stay for the tenant. */
+export function targetDisk(environment: Environment, disks: readonly Disk[]): Disk | undefined {
+  const { media, minSizeBytes } = environment.install.disk;
+  return disks
+    .filter((disk) => media === 'Any' || disk.media === media)
+    .filter((disk) => disk.sizeBytes >= Math.max(minSizeBytes, environment.image.sizeBytes))
+    .toSorted((a, b) => a.sizeBytes - b.sizeBytes || (a.name < b.name ? -1 : 1))[0];
+}
+
+export function planOf(row: Row, readings: Readings): VmmPlan | undefined {
+  const { plan } = row;
+  const disk = plan === undefined ? undefined : targetDisk(plan.environment, readings.machine.inventory.disks);
+  if (plan === undefined || disk === undefined) return undefined;
+  const maxRateBytes = row.maxRateBytes ?? plan.environment.install.maxRateBytes;
+  return {
+    epoch: row.epoch,
+    environment: plan.environment,
+    hostname: plan.hostname,
+    sshKeys: plan.sshKeys,
+    disk: disk.name,
+    start: row.mapSeen ? 'Keep' : 'Fresh',
+    ...(maxRateBytes === undefined ? {} : { maxRateBytes }),
+  };
+}
+
+export function reimageStep(ctx: Context, operation: RowOperation, { operationId, args }: Reimage): Outcome {
+  const { row, readings } = ctx;
+  const { vmm } = readings;
+  const ofThisEpoch = vmm.epoch === row.epoch;
+  if (ofThisEpoch && vmm.guest.state === 'Running' && row.starts > 0) return met;
+  if (operation.phase === 'Acting') {
+    if (startedBy(ctx, `${operationId}/on`) && vmm.failure !== undefined)
+      return { kind: 'Failed', failure: vmm.failure };
+    return sequence(
+      () => powerIs(ctx, 'On', `${operationId}/on`),
+      () => waitFor(ctx, `${operationId}/guest`, limits.bootMs, () => failed('BootTimeout', bootTimeout(readings))),
+    );
+  }
+  const plan = planOf(row, readings);
+  if (plan === undefined) return noDisk(args.environment, readings.machine.inventory.disks);
+  const prepared = sequence(
+    () => isolationHolds(ctx),
+    () => imageOpen(ctx, args.environment.image, `${operationId}/image`),
+    () => powerIs(ctx, 'Off', `${operationId}/off`),
+    () => {
+      ctx.acts.push({ kind: 'plan', plan });
+      return together(
+        () => orderIs(ctx, 'Network', `${operationId}/order`),
+        () => servingIs(ctx, 'Vmm', `${operationId}/serve`),
+        () => controlPortsAre(ctx, 'provisioning', `${operationId}/control`),
+      );
+    },
+  );
+  if (prepared.kind !== 'Met') return prepared;
+  const { certificate: _usedUp, ...rest } = row;
+  ctx.row = { ...rest, guestStarted: true, operation: { ...operation, phase: 'Acting' } };
+  return powerIs(ctx, 'On', `${operationId}/on`);
+}
+
+const bootTimeout = ({ power, vmm }: Readings): string =>
+  `the guest did not start within ${limits.bootMs / 60_000} minutes: power is ${power.state}, the VMM ${vmm.vmm}`;
+
+function noDisk(environment: Environment, disks: readonly Disk[]): Outcome {
+  const { media } = environment.install.disk;
+  const largest = Math.max(0, ...disks.map((disk) => disk.sizeBytes));
+  return environment.image.sizeBytes > largest
+    ? failed('ImageTooLarge', `the image has ${environment.image.sizeBytes} bytes, the largest disk ${largest}`, false)
+    : failed('NoSuitableDisk', `no disk of kind ${media} is large enough`, false);
+}
+
+/** Isolation is waited for while it is being made, and else must hold: drift before the start is a failure, not a reason to start. */
+function isolationHolds(ctx: Context): Outcome {
+  const { row, readings } = ctx;
+  if (isolated(row, readings)) return met;
+  return row.isolation?.status === 'Running'
+    ? waitFor(ctx, `${row.isolation.operationId}/beforeStart`, limits.fabricMs, () =>
+        failed('NotIsolated', 'isolation hangs'),
+      )
+    : failed('NotIsolated', `a data port left ${row.isolation?.domain ?? 'its domain'} before the machine was started`);
+}
+
+function imageOpen(ctx: Context, image: Environment['image'], token: string): Outcome {
+  const { images } = ctx.readings;
+  const opened = need(ctx, {
+    change: images.exportChange,
+    holds: images.exported === 'Open' && images.exportChange?.token === token,
+    token,
+    act: { kind: 'open', image, token },
+    limitMs: limits.imageMs,
+    code: 'ImageUnavailable',
+    what: `image ${image.url}`,
+  });
+  if (opened.kind !== 'Met' || images.digest === image.sha256) return opened;
+  ctx.acts.push({ kind: 'close', token: `${token}/refused` });
+  return failed(
+    'ImageDigestMismatch',
+    `${image.url} has the digest ${images.digest ?? 'none'}, and ${image.sha256} was asked for`,
+    false,
+  );
+}
+
+export function devirtualizeStep(ctx: Context, operation: RowOperation, phase: Devirtualize['args']['phase']): Outcome {
+  return phase === 'Prepare' ? prepareStep(ctx, operation) : commitStep(ctx, operation);
+}
+
+function prepareStep(ctx: Context, { instruction: { operationId } }: RowOperation): Outcome {
+  const { row, readings } = ctx;
+  const { vmm } = readings;
+  if (row.finalCopy === undefined) {
+    if (vmm.epoch !== row.epoch || !copyComplete(vmm.copy)) {
+      return waitFor(ctx, `${operationId}/copy`, limits.bootMs, () =>
+        failed('VmmFailed', 'the copy is no longer complete'),
+      );
+    }
+    ctx.row = { ...row, finalCopy: vmm.copy };
+  }
+  return sequence(
+    () => isolationHolds(ctx),
+    () =>
+      together(
+        () => exportClosed(ctx, `${operationId}/close`),
+        () => orderIs(ctx, 'Disk', `${operationId}/order`),
+        () => servingIs(ctx, 'Nothing', `${operationId}/serve`),
+      ),
+    () => isolationHolds(ctx),
+  );
+}
+
+function commitStep(ctx: Context, operation: RowOperation): Outcome {
+  const { operationId } = operation.instruction;
+  const { row } = ctx;
+  if (!row.commitSent) {
+    if (!isolated(row, ctx.readings)) return failed('NotIsolated', 'a data port left its domain before the commit');
+    ctx.row = { ...row, commitSent: true, operation: { ...operation, phase: 'Acting' } };
+  }
+  const token = `${operationId}/commit`;
+  const left = vmmChange(ctx, {
+    holds: ctx.readings.vmm.vmm === 'Absent',
+    token,
+    act: { kind: 'devirtualize', token },
+    limitMs: limits.devirtualizeMs,
+    code: 'VmmFailed',
+    what: 'the hypervisor leaving',
+  });
+  // An uncertain commit closes the control port as well.
+  if (left.kind === 'Waiting') return left;
+  const closed = controlPortsAre(ctx, 'closed', `${operationId}/closed`);
+  return closed.kind === 'Met' ? left : closed;
+}
