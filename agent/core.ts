@@ -24,6 +24,7 @@ import { type Decision, decide } from './decide.ts';
 import { type Drivers, readNode } from './drivers/port.ts';
 import type { AgentLog } from './log.ts';
 import { type Act, failure } from './needs.ts';
+import { perform } from './perform.ts';
 import { freshRow, observationOf, type Row } from './row.ts';
 
 /** A log that cannot be written is tried again after this time; until then nothing is done. */
@@ -79,7 +80,7 @@ export class AgentCore {
     const rows = new Map(options.log.load().map((row) => [row.node, row]));
     for (const node of options.nodes) {
       const row = rows.get(node) ?? freshRow(node);
-      this.#entries.set(node, {
+      const entry: Entry = {
         row,
         observation: undefined,
         seq: 0,
@@ -88,7 +89,8 @@ export class AgentCore {
         cancelTimer: undefined,
         toldPlan: undefined,
         toldRateBytes: undefined,
-      });
+      };
+      this.#entries.set(node, entry);
       this.#dirty.add(node);
     }
     options.drivers.onChange((node) => this.#touch(node));
@@ -276,44 +278,20 @@ export class AgentCore {
     });
   }
 
+  /** A driver is told plan and throttle when they are new alone. */
   #perform(node: string, entry: Entry, act: Act): void {
-    const { power, fabric, images, vmm } = this.#options.drivers;
-    switch (act.kind) {
-      case 'power':
-        return power.set(node, act.desired, act.token);
-      case 'order':
-        return power.setOrder(node, act.order, act.token);
-      case 'fabric':
-        return fabric.set(node, act.role, act.domain, act.egress, act.token);
-      case 'open':
-        return images.open(node, act.image, act.token);
-      case 'close':
-        return images.close(node, act.token);
-      case 'serve':
-        return images.serve(node, act.what, act.token);
-      case 'plan': {
-        const { plan } = act;
-        const key =
-          plan === undefined ? 'none' : `${plan.epoch} ${plan.start} ${plan.maxRateBytes} ${plan.environment.revision}`;
-        if (key === entry.toldPlan) return;
-        entry.toldPlan = key;
-        return vmm.plan(node, plan);
-      }
-      case 'throttle':
-        if (entry.toldRateBytes === act.maxRateBytes) return;
-        entry.toldRateBytes = act.maxRateBytes;
-        return vmm.throttle(node, act.maxRateBytes);
-      case 'notify':
-        return vmm.notify(node, act.message);
-      case 'devirtualize':
-        return vmm.devirtualize(node, act.token);
-      case 'attest':
-        return vmm.attest(node, act.nonce, act.token);
-      case 'wipe':
-        return vmm.wipe(node, act.erase, act.token);
-      case 'check':
-        return vmm.check(node, act.token);
+    if (act.kind === 'plan') {
+      const { plan } = act;
+      const key =
+        plan === undefined ? 'none' : `${plan.epoch} ${plan.start} ${plan.maxRateBytes} ${plan.environment.revision}`;
+      if (key === entry.toldPlan) return;
+      entry.toldPlan = key;
     }
+    if (act.kind === 'throttle') {
+      if (entry.toldRateBytes === act.maxRateBytes) return;
+      entry.toldRateBytes = act.maxRateBytes;
+    }
+    perform(this.#options.drivers, node, act);
   }
 
   #say(node: string, entry: Entry, observation: NodeObservation): void {

@@ -20,9 +20,11 @@ export class ObservationFeed {
   /** Nodes to be sent, in the order of their newest change. */
   readonly #waiting = new Map<string, number>();
   readonly #resumed: boolean;
+  readonly #seqAtStart: number;
   #stage: 'Hello' | 'Lacking' | 'Changes' = 'Hello';
-  #lacking: number;
-  #lastSeq = 0;
+  /** Nodes whose first line is still to come; the snapshot is complete without them. */
+  readonly #lacking: Set<string>;
+  #lastSeq: number;
   /** Called when `take` would return something after it had returned nothing. */
   onReadable: (() => void) | undefined;
 
@@ -32,7 +34,9 @@ export class ObservationFeed {
     const since = this.#resumed ? (resume?.since ?? 0) : 0;
     const lacking = [...core.sequence()].filter(([, seq]) => seq > since).sort(([, a], [, b]) => a - b);
     for (const [node, seq] of lacking) this.#waiting.set(node, seq);
-    this.#lacking = core.seq;
+    this.#lacking = new Set(this.#waiting.keys());
+    this.#lastSeq = since;
+    this.#seqAtStart = core.seq;
     this.#stop = core.onChange((node, seq) => {
       this.#waiting.delete(node);
       this.#waiting.set(node, seq);
@@ -47,22 +51,24 @@ export class ObservationFeed {
       lines.push(this.#core.hello(this.#resumed));
       this.#stage = 'Lacking';
     }
-    for (const [node, seq] of this.#waiting) {
+    for (const node of this.#waiting.keys()) {
+      if (this.#stage === 'Lacking' && this.#lacking.size === 0) this.#sync(lines);
       if (lines.length >= count) return lines;
-      if (this.#stage === 'Lacking' && seq > this.#lacking) this.#sync(lines);
       this.#waiting.delete(node);
+      this.#lacking.delete(node);
       const newest = this.#core.observation(node);
       if (newest === undefined) continue;
       this.#lastSeq = newest.seq;
       lines.push({ type: 'node', ...newest });
     }
-    if (this.#stage === 'Lacking' && lines.length < count) this.#sync(lines);
+    if (this.#stage === 'Lacking' && this.#lacking.size === 0 && lines.length < count) this.#sync(lines);
     return lines;
   }
 
   #sync(lines: Line[]): void {
     this.#stage = 'Changes';
-    lines.push({ type: 'synced', seq: Math.max(this.#lastSeq, this.#lacking) });
+    this.#lastSeq = Math.max(this.#lastSeq, this.#seqAtStart);
+    lines.push({ type: 'synced', seq: this.#lastSeq });
   }
 
   alive(): Line {
