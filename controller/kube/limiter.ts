@@ -13,9 +13,10 @@ export type Lane = 'urgent' | 'normal' | 'bulk';
 
 export const urgentPlaces = 2;
 
-interface Waiting {
-  readonly start: () => void;
-}
+type Place = 'ordinary' | 'urgent';
+
+/** Takes over the place that is given to it. */
+type Waiting = (place: Place) => void;
 
 /** First in, first out, without moving the whole array at every exit. */
 class Line {
@@ -61,7 +62,7 @@ export class Limiter {
     }
   }
 
-  #enter(lane: Lane): 'ordinary' | 'urgent' | undefined {
+  #enter(lane: Lane): Place | undefined {
     if (this.#ordinary < this.#maxInFlight) {
       this.#ordinary += 1;
       return 'ordinary';
@@ -73,17 +74,15 @@ export class Limiter {
     return undefined;
   }
 
-  #wait(lane: Lane): Promise<'ordinary' | 'urgent'> {
-    return new Promise((resolve) => {
-      this.#lines[lane].push({ start: () => resolve(this.#enter(lane) ?? 'ordinary') });
-    });
+  #wait(lane: Lane): Promise<Place> {
+    return new Promise((resolve) => this.#lines[lane].push(resolve));
   }
 
-  #leave(place: 'ordinary' | 'urgent'): void {
-    if (place === 'urgent') this.#urgent -= 1;
-    else this.#ordinary -= 1;
+  #leave(place: Place): void {
     const { urgent, normal, bulk } = this.#lines;
     const next = urgent.shift() ?? (place === 'ordinary' ? (normal.shift() ?? bulk.shift()) : undefined);
-    next?.start();
+    if (next !== undefined) next(place);
+    else if (place === 'urgent') this.#urgent -= 1;
+    else this.#ordinary -= 1;
   }
 }
