@@ -1,17 +1,33 @@
 /**
- * Bundles the program into one file, `dist/controller/main.js`, for the container image; nothing but node runs it.
- * Files that the program reads beside itself keep their place relative to the module that reads them: see `assets`.
+ * Bundles the program into `dist/controller/main.js` for the container image, where nothing but Node runs it.
+ *
+ * Invariant: dist/ mirrors the repository. A module that reads a file by a path relative to itself finds it in the bundle too, because
+ * its `import.meta.url` still says where it stood.
  */
-import { cpSync, globSync, mkdirSync, rmSync } from 'node:fs';
+import { cpSync, globSync, rmSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { relative } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
-import { build } from 'esbuild';
+import { build, type Plugin } from 'esbuild';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-const outfile = `${root}dist/controller/main.js`;
+const outfile = 'dist/controller/main.js';
 
-/** Data that is read at run time by a path relative to the repository's root. */
-const assets = ['package.json', 'crds/*.yaml', 'controller/**/*.json', 'controller/**/*.sql', 'examples/**/*.yaml'];
+/** What the program reads at run time. */
+const assets = ['package.json', 'crds/*.yaml', '{agent,controller}/**/*.{json,sql}', 'examples/**/*.yaml'];
+
+const keepPlaces: Plugin = {
+  name: 'keep-places',
+  setup(context) {
+    context.onLoad({ filter: /\.ts$/ }, async ({ path }) => {
+      const text = await readFile(path, 'utf8');
+      const place = relative(`${root}dist/controller`, `${root}dist/${relative(root, path)}`);
+      const own = `new URL(${JSON.stringify(place)}, import.meta.url).href`;
+      return { loader: 'ts', contents: text.replaceAll(/\bimport\.meta\.url\b/g, own) };
+    });
+  },
+};
 
 /** Dependencies written for CommonJS call `require`, which a bundle in module format lacks. */
 const banner =
@@ -29,7 +45,7 @@ await build({
   banner: { js: banner },
   sourcemap: 'linked',
   logLevel: 'warning',
+  plugins: [keepPlaces],
 });
-mkdirSync(`${root}dist`, { recursive: true });
 for (const file of globSync(assets, { cwd: root })) cpSync(`${root}${file}`, `${root}dist/${file}`);
 process.stdout.write(`${outfile}\n`);
