@@ -18,6 +18,9 @@ const ports = 'controller/(kube|agents|gitops)/([a-z-]+-)?port\\.ts$';
 /** Parts of controller/kube that speak only in terms of its port, and hold what every reconciler needs. */
 const kubeTools = 'controller/kube/(store|patch|events|finalizers?|conditions)[a-z-]*\\.ts$';
 
+/** Of controller/kube, besides the port, what is pure and about the API's own notions: texts of selectors, JSON, versions. */
+const apiNotions = 'controller/kube/(port|json|selector|resource-version)\\.ts$';
+
 const directions: readonly Direction[] = [
   {
     of: /^controller\/api\//,
@@ -51,13 +54,13 @@ const directions: readonly Direction[] = [
   },
   {
     of: /^controller\/gitops\//,
-    may: new RegExp(`^(${foundation}|controller/gitops/|controller/kube/port\\.ts$|controller/standalone/schema/)`),
-    fix: 'gitops sees the port of kube and the offline validation, nothing else',
+    may: new RegExp(`^(${foundation}|controller/gitops/|${apiNotions}|controller/standalone/schema/)`),
+    fix: 'gitops sees the port of kube, its pure helpers and the offline validation, nothing else',
   },
   {
     of: /^controller\/standalone\//,
-    may: new RegExp(`^(${foundation}|controller/standalone/|controller/kube/port\\.ts$)`),
-    fix: 'the API server knows no domain: what it needs stands in the CRDs',
+    may: new RegExp(`^(${foundation}|controller/standalone/|${apiNotions})`),
+    fix: 'the API server knows no domain and no network client: what it needs stands in the CRDs',
   },
   {
     of: /^agent\//,
