@@ -68,11 +68,11 @@ export function reportAllocation(draft: Draft): void {
   if (sum.totalBytes > 0) status.bytes = { installed: sum.localBytes, total: sum.totalBytes };
   else delete status.bytes;
   const truths = conditionsOf(draft, sum);
-  let conditions: readonly Condition[] = draft.before.conditions ?? [];
+  let conditions: Condition[] = draft.before.conditions ?? [];
   for (const [type, truth] of Object.entries(truths)) {
     conditions = setCondition(conditions, { type, ...truth }, draft.nowIso, metadata.generation ?? 0);
   }
-  status.conditions = [...conditions];
+  status.conditions = conditions;
   status.phase = phaseOf(draft, status, sum, spec.replicas);
 }
 

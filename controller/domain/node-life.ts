@@ -37,6 +37,8 @@ export interface NodeInput {
   readonly location: { site: string; rack: string };
   /** The allocation whose committed status or claim names the node; absent when there is none. */
   readonly tenancy: Tenancy | undefined;
+  /** The allocation is there, and its status does not say yet what its nodes run. */
+  readonly tenancyPending: boolean;
   /** An administrator's commission of this node for this very log. */
   readonly commissioned: boolean;
   /** The other node that reports the same system UUID. */
@@ -109,6 +111,9 @@ export function decideNode(input: NodeInput): NodeDecision {
   if (status.claim) return tenancy(input, status, facts);
   return unclaimed(input, status, facts);
 }
+
+/** Whether an observation speaks of this epoch. */
+export const observationCounts = (facts: NodeObservation, epoch: number): boolean => facts.record.epoch === epoch;
 
 const held = (state: NodeState, reason: string, message: string): NodeDecision => ({
   kind: 'held',
@@ -368,6 +373,10 @@ function walkTenancy(
   }
   const drift = driftStep(facts, owner, inUse);
   if (drift) return { kind: 'step', state, step: drift, epoch, deadlineSeconds: 30, retries: 10, inUse: true };
+  const revisionInForce = status.claim?.revision === owner.environment.revision;
+  if (state === 'Booting' && !revisionInForce) {
+    return { kind: 'rest', state, message: 'its allocation moved on to another revision' };
+  }
   if (status.lastError && status.state === state) {
     return { kind: 'rest', state, message: `${status.lastError.code}: ${status.lastError.message}` };
   }

@@ -1,0 +1,294 @@
+/**
+ * The operator's view of all machines: PhysicalNodes, what the agents observe, and what the allocations' committed
+ * status says of them, joined in memory. Reconcilers read it; it writes nothing to anyone.
+ *
+ * Invariants:
+ * 1. Observations count for decisions only while their agent's stream is complete (`factsOf`); for counts and displays
+ *    the last ones do, so that a broken connection changes no number (`lastFactsOf`).
+ * 2. A node belongs to one agent: the oldest BitVisorAgent whose hostlist names it.
+ */
+import type { AgentLink } from '../agents/port.ts';
+import type { Environment, NodeObservation } from '../api/protocol.generated.ts';
+import type { BitVisorAgent, ComputeEnvironment, NodeAllocation, PhysicalNode } from '../api/types.generated.ts';
+import type { MemberView } from '../domain/allocation-draft.ts';
+import { type NodeInput, observationCounts, type Tenancy } from '../domain/node-life.ts';
+import { environmentFrom } from '../domain/revision.ts';
+import { guestRuns, isInstalled, isolatedIn, type NodeState } from '../domain/states.ts';
+import type { Store } from '../kube/store.ts';
+import type { Assignments } from './assignments.ts';
+
+export interface FleetStores {
+  readonly nodes: Store<PhysicalNode>;
+  readonly allocations: Store<NodeAllocation>;
+  readonly environments: Store<ComputeEnvironment>;
+  readonly agents: Store<BitVisorAgent>;
+}
+
+/** What the node's reconciler concluded last. */
+export interface NodeNote {
+  readonly state: NodeState;
+  readonly imageTrouble?: { code: string; message: string };
+}
+
+/** Index of nodes by the uid of the allocation that claims them. */
+export const byClaimUid = 'claimUid';
+/** Index of nodes by `namespace/name` of the allocation that claims them. */
+export const byClaimOwner = 'claimOwner';
+
+export const nodeIndexes: Readonly<Record<string, (node: PhysicalNode) => readonly string[]>> = {
+  [byClaimUid]: (node) => (node.status?.claim ? [node.status.claim.allocation.uid] : []),
+  [byClaimOwner]: (node) => {
+    const owner = node.status?.claim?.allocation;
+    return owner ? [`${owner.namespace}/${owner.name}`] : [];
+  },
+};
+
+/** How long an agent may be away before a node that was chosen and not yet claimed is given up for another. */
+export const patienceMs = 30_000;
+
+export class Fleet {
+  readonly nodes: Store<PhysicalNode>;
+  readonly allocations: Store<NodeAllocation>;
+  readonly environments: Store<ComputeEnvironment>;
+  readonly agents: Store<BitVisorAgent>;
+  readonly assignments: Assignments;
+  readonly #links = new Map<string, AgentLink>();
+  readonly #agentOf = new Map<string, string>();
+  readonly #commissioned = new Map<string, { storeId: string; names: ReadonlySet<string> }>();
+  readonly #notes = new Map<string, NodeNote>();
+  readonly #uuids = new Map<string, Set<string>>();
+  readonly #uuidOf = new Map<string, string>();
+  readonly #environments = new Map<string, Environment>();
+  readonly #nowMs: () => number;
+  /** Told when a node's conclusion changed. */
+  onNote: (nodeName: string, before: NodeNote | undefined, after: NodeNote) => void = () => {};
+
+  constructor(stores: FleetStores, assignments: Assignments, nowMs: () => number) {
+    this.nodes = stores.nodes;
+    this.allocations = stores.allocations;
+    this.environments = stores.environments;
+    this.agents = stores.agents;
+    this.assignments = assignments;
+    this.#nowMs = nowMs;
+  }
+
+  setLink(agentName: string, link: AgentLink | undefined): void {
+    if (link) this.#links.set(agentName, link);
+    else this.#links.delete(agentName);
+  }
+
+  /** The names in `accepted` that are this agent's; those that another one already has are left to it. */
+  setAccepted(agentName: string, accepted: Iterable<string>): { own: Set<string>; disputed: string[] } {
+    const own = new Set<string>();
+    const disputed: string[] = [];
+    for (const name of accepted) {
+      const holder = this.#agentOf.get(name);
+      if (holder !== undefined && holder !== agentName && this.agents.getByKey(holder) !== undefined)
+        disputed.push(name);
+      else own.add(name);
+    }
+    for (const [name, holder] of this.#agentOf) if (holder === agentName && !own.has(name)) this.#agentOf.delete(name);
+    for (const name of own) this.#agentOf.set(name, agentName);
+    return { own, disputed };
+  }
+
+  setCommission(agentName: string, commission: { storeId: string; names: ReadonlySet<string> } | undefined): void {
+    if (commission) this.#commissioned.set(agentName, commission);
+    else this.#commissioned.delete(agentName);
+  }
+
+  agentNameOf(nodeName: string): string | undefined {
+    return this.#agentOf.get(nodeName);
+  }
+
+  links(): IterableIterator<AgentLink> {
+    return this.#links.values();
+  }
+
+  linkOf(nodeName: string): AgentLink | undefined {
+    const agent = this.#agentOf.get(nodeName);
+    return agent === undefined ? undefined : this.#links.get(agent);
+  }
+
+  lastFactsOf(nodeName: string): NodeObservation | undefined {
+    return this.linkOf(nodeName)?.nodes.get(nodeName);
+  }
+
+  factsOf(nodeName: string): NodeObservation | undefined {
+    const link = this.linkOf(nodeName);
+    if (link === undefined) return undefined;
+    const { connected, synced } = link.state();
+    return connected && synced ? link.nodes.get(nodeName) : undefined;
+  }
+
+  /** Takes in that the agent said something of the node. @returns nodes that report the same machine, or did */
+  observed(nodeName: string): readonly string[] {
+    const uuid = this.lastFactsOf(nodeName)?.systemUuid;
+    const before = this.#uuidOf.get(nodeName);
+    if (uuid === before) return [];
+    const touched = new Set<string>();
+    if (before !== undefined) {
+      const names = this.#uuids.get(before);
+      names?.delete(nodeName);
+      for (const name of names ?? []) touched.add(name);
+      if (names?.size === 0) this.#uuids.delete(before);
+    }
+    if (uuid === undefined) this.#uuidOf.delete(nodeName);
+    else {
+      this.#uuidOf.set(nodeName, uuid);
+      const names = this.#uuids.get(uuid) ?? new Set<string>();
+      for (const name of names) touched.add(name);
+      names.add(nodeName);
+      this.#uuids.set(uuid, names);
+    }
+    return [...touched];
+  }
+
+  #duplicateOf(nodeName: string): string | undefined {
+    const uuid = this.#uuidOf.get(nodeName);
+    const names = uuid === undefined ? undefined : this.#uuids.get(uuid);
+    if (names === undefined || names.size < 2) return undefined;
+    for (const name of names) if (name !== nodeName) return name;
+    return undefined;
+  }
+
+  note(nodeName: string, note: NodeNote): void {
+    const before = this.#notes.get(nodeName);
+    if (before?.state === note.state && before.imageTrouble?.message === note.imageTrouble?.message) return;
+    this.#notes.set(nodeName, note);
+    this.onNote(nodeName, before, note);
+  }
+
+  forget(nodeName: string): void {
+    const before = this.#notes.get(nodeName);
+    this.#notes.delete(nodeName);
+    if (before) this.onNote(nodeName, before, { state: 'Enrolling' });
+  }
+
+  stateOf(nodeName: string): NodeState {
+    return this.#notes.get(nodeName)?.state ?? this.nodes.getByKey(nodeName)?.status?.state ?? 'Enrolling';
+  }
+
+  /** The part of NodeInput that lies outside the node itself. */
+  contextOf(
+    node: PhysicalNode,
+  ): Pick<
+    NodeInput,
+    'storeId' | 'agentName' | 'location' | 'tenancy' | 'tenancyPending' | 'commissioned' | 'duplicateOf'
+  > {
+    const { name } = node.metadata;
+    const agentName = this.#agentOf.get(name) ?? node.status?.agent ?? '';
+    const storeId = this.#links.get(agentName)?.state().hello?.storeId;
+    const commission = this.#commissioned.get(agentName);
+    const allocation = this.allocationOf(node);
+    return {
+      storeId,
+      agentName,
+      location: this.agents.getByKey(agentName)?.spec.location ?? { site: 'unknown', rack: 'unknown' },
+      tenancy: allocation ? this.#tenancyOf(node, allocation) : undefined,
+      tenancyPending: allocation !== undefined && allocation.status?.environment === undefined,
+      commissioned: commission !== undefined && commission.storeId === storeId && commission.names.has(name),
+      duplicateOf: this.#duplicateOf(name),
+    };
+  }
+
+  /** The allocation whose word counts for the node: the one that claimed it, or one that chose it. */
+  allocationOf(node: PhysicalNode): NodeAllocation | undefined {
+    const claim = node.status?.claim;
+    if (claim) return this.allocations.getByKey(`${claim.allocation.namespace}/${claim.allocation.name}`);
+    const keys = [...this.assignments.allocationsOf(node.metadata.name)].sort();
+    for (const key of keys) {
+      if (this.assignments.get(key, node.metadata.name)?.role === 'Placed') return this.allocations.getByKey(key);
+    }
+    return undefined;
+  }
+
+  #tenancyOf(node: PhysicalNode, allocation: NodeAllocation): Tenancy | undefined {
+    const { spec, status, metadata } = allocation;
+    const stored = status?.environment;
+    if (stored === undefined || metadata.uid === undefined) return undefined;
+    const namespace = metadata.namespace ?? '';
+    const key = `${namespace}/${metadata.name}`;
+    const assignment = this.assignments.get(key, node.metadata.name);
+    return {
+      namespace,
+      name: metadata.name,
+      allocationUid: metadata.uid,
+      role: assignment?.role ?? 'Unlisted',
+      ...(assignment?.endReason === undefined ? {} : { endReason: assignment.endReason }),
+      updating: assignment?.updating ?? false,
+      suspended: spec.suspend,
+      domain: domainOf(allocation),
+      egress: spec.isolation.egress,
+      devirtualize: spec.devirtualize,
+      environment: this.#environmentOf(stored),
+      hostname: node.metadata.name,
+      sshKeys: spec.access?.sshKeys ?? [],
+      erase: spec.reclaim.erase,
+    };
+  }
+
+  #environmentOf(stored: { revision: string; definition: string }): Environment {
+    const known = this.#environments.get(stored.definition);
+    if (known) return known;
+    if (this.#environments.size > 1_000) this.#environments.clear();
+    const environment = environmentFrom(stored);
+    this.#environments.set(stored.definition, environment);
+    return environment;
+  }
+
+  member(allocation: NodeAllocation, nodeName: string): MemberView {
+    const node = this.nodes.getByKey(nodeName);
+    const note = this.#notes.get(nodeName);
+    const status = node?.status ?? {};
+    const state = this.stateOf(nodeName);
+    const { claim, end, lastError } = status;
+    const claimed = claim?.allocation.uid === allocation.metadata.uid;
+    const facts = this.lastFactsOf(nodeName);
+    // What an agent says under an epoch counts for that epoch alone.
+    const current = facts !== undefined && claim !== undefined && observationCounts(facts, claim.epoch);
+    const runs = claimed && end === undefined && guestRuns(state);
+    return {
+      name: nodeName,
+      state,
+      claimed,
+      unavailable: !claimed && this.#cannotBeClaimed(nodeName, node, allocation),
+      endRecorded: end !== undefined,
+      fenced: facts === undefined ? false : isolatedIn(facts, 'quarantine'),
+      isolated: claimed && (facts && claim ? isolatedIn(facts, claim.domain) : runs),
+      // Without a record that says otherwise, a claimed node is in use.
+      guestStarted: claimed && (facts === undefined || facts.record.guestStarted),
+      ready: runs,
+      installed: runs && isInstalled(state),
+      devirtualized: runs && state === 'BareMetal',
+      ...(lastError === undefined || !claimed || end !== undefined ? {} : { failure: lastError }),
+      ...(note?.imageTrouble === undefined ? {} : { imageTrouble: note.imageTrouble }),
+      localBytes: current ? facts.copy.localBytes : 0,
+      totalBytes: current ? facts.copy.totalBytes : 0,
+      ...(claim === undefined ? {} : { revision: claim.revision }),
+      rack: status.location?.rack ?? '',
+    };
+  }
+
+  #cannotBeClaimed(nodeName: string, node: PhysicalNode | undefined, allocation: NodeAllocation): boolean {
+    if (node === undefined) return true;
+    if (node.status?.claim) {
+      const { namespace, name } = node.status.claim.allocation;
+      return namespace !== allocation.metadata.namespace || name !== allocation.metadata.name;
+    }
+    if (node.status?.end || node.spec?.maintenance || node.metadata.deletionTimestamp) return true;
+    const link = this.linkOf(nodeName);
+    if (link === undefined) return true;
+    const { connected, synced, changedAtMs } = link.state();
+    if (!connected || !synced) return this.#nowMs() - changedAtMs > patienceMs;
+    return this.stateOf(nodeName) !== 'Available';
+  }
+}
+
+/** The isolation domain of an allocation: its own, or its group's within the namespace. */
+export function domainOf(allocation: NodeAllocation): string {
+  const { group } = allocation.spec.isolation;
+  return group === undefined
+    ? `allocation/${allocation.metadata.uid}`
+    : `group/${allocation.metadata.namespace}/${group}`;
+}

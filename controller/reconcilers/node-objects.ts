@@ -1,0 +1,48 @@
+/**
+ * Making and letting go of PhysicalNode objects.
+ *
+ * Invariants:
+ * 1. A PhysicalNode is made once for each machine that an administrator accepts and its agent reports, with the finalizer
+ *    from the first moment on: no claim can stand on an object that vanishes unseen.
+ * 2. The finalizer goes only when neither claim nor end stands on the node.
+ */
+import { apiGroup, apiVersion, physicalNodes } from '../api/meta.ts';
+import type { PhysicalNode } from '../api/types.generated.ts';
+import { removeFinalizer } from '../kube/finalizers.ts';
+import { type KubeClient, KubeError } from '../kube/port.ts';
+import type { Outcome } from '../runtime/worker.ts';
+import type { Fleet } from './fleet.ts';
+
+export const nodeFinalizer = 'bitvisor.io/claim';
+
+export async function createNode(
+  client: KubeClient,
+  fleet: Fleet,
+  name: string,
+  agentName: string,
+  location: { site: string; rack: string },
+): Promise<void> {
+  const node: PhysicalNode = {
+    apiVersion: `${apiGroup}/${apiVersion}`,
+    kind: physicalNodes.kind,
+    metadata: {
+      name,
+      finalizers: [nodeFinalizer],
+      labels: { 'bitvisor.io/site': location.site, 'bitvisor.io/rack': location.rack, 'bitvisor.io/agent': agentName },
+    },
+    spec: {},
+  };
+  try {
+    fleet.nodes.noteWrite(await client.create(physicalNodes, node));
+  } catch (error) {
+    // Another operator, or this one before it was interrupted, made it.
+    if (!(error instanceof KubeError) || error.reason !== 'AlreadyExists') throw error;
+  }
+}
+
+export async function dropNodeFinalizer(client: KubeClient, fleet: Fleet, node: PhysicalNode): Promise<Outcome> {
+  if (!node.metadata.finalizers?.includes(nodeFinalizer)) return { kind: 'done' };
+  const result = await removeFinalizer(client, physicalNodes, node, nodeFinalizer);
+  if (result.outcome === 'written') fleet.nodes.noteWrite(result.object);
+  return { kind: 'done' };
+}

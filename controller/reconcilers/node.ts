@@ -1,0 +1,260 @@
+/**
+ * The reconciler of one PhysicalNode: sense (record, observation, the allocation's committed word), decide
+ * (domain/node-life), act (one record or one step). The only writer of PhysicalNode.status.
+ *
+ * Invariants:
+ * 1. A record is written by compare-and-swap against the very version that was decided on; the step that it permits is
+ *    decided only after it was read back.
+ * 2. Memory (attempts) can be lost at any time without harm.
+ * 3. Failures are written once, when they change what a person would see.
+ */
+import type { AgentLink } from '../agents/port.ts';
+import { physicalNodes } from '../api/meta.ts';
+import type { Instruction, NodeObservation } from '../api/protocol.generated.ts';
+import type { PhysicalNode } from '../api/types.generated.ts';
+import { type Attempts, failureInUse, nextAction, type StepFailure, toInstruction } from '../domain/attempts.ts';
+import { decideNode, type NodeDecision, observedFacts, type RecordPatch } from '../domain/node-life.ts';
+import { isReclaiming, type NodeState } from '../domain/states.ts';
+import { casPatchStatus } from '../kube/patch.ts';
+import type { KubeClient } from '../kube/port.ts';
+import { type Clock, toMetaTime } from '../runtime/clock.ts';
+import type { Random } from '../runtime/random.ts';
+import type { Outcome } from '../runtime/worker.ts';
+import type { Delivery, Dispatcher } from './dispatcher.ts';
+import type { Recorder } from './events.ts';
+import type { Fleet } from './fleet.ts';
+import { dropNodeFinalizer } from './node-objects.ts';
+
+export interface NodeReconcilerOptions {
+  readonly client: KubeClient;
+  readonly fleet: Fleet;
+  readonly dispatcher: Dispatcher;
+  readonly events: Recorder;
+  readonly clock: Clock;
+  readonly random: Random;
+  /** Asks for the key again. */
+  readonly requeue: (nodeName: string, afterMs: number) => void;
+  /** An agent knows a higher term than ours. */
+  readonly onStaleTerm: () => void;
+  /** How long a guest may take to shut down, in seconds. */
+  readonly drainSeconds: number;
+}
+
+/** How long to wait before asking again what an agent refused because it was not ready for it. */
+const notReadyMs = 2_000;
+/** Refusals that say "not yet" rather than "no". */
+const notYet: ReadonlySet<string> = new Set(['Busy', 'NotIsolated', 'NotPrepared', 'NotAttested', 'NotAllowed']);
+
+export class NodeReconciler {
+  readonly #options: NodeReconcilerOptions;
+  readonly #attempts = new Map<string, Attempts>();
+  readonly #refusals = new Map<string, { operationId: string; failure: StepFailure }>();
+
+  constructor(options: NodeReconcilerOptions) {
+    this.#options = options;
+  }
+
+  async reconcile(name: string): Promise<Outcome> {
+    const { fleet, clock } = this.#options;
+    const node = fleet.nodes.getByKey(name);
+    if (node === undefined) {
+      this.#attempts.delete(name);
+      this.#refusals.delete(name);
+      fleet.forget(name);
+      return { kind: 'done' };
+    }
+    if (
+      node.metadata.deletionTimestamp !== undefined &&
+      node.status?.claim === undefined &&
+      node.status?.end === undefined
+    ) {
+      return dropNodeFinalizer(this.#options.client, fleet, node);
+    }
+    const link = fleet.linkOf(name);
+    const facts = fleet.factsOf(name);
+    const decision = decideNode({
+      node,
+      facts,
+      ...fleet.contextOf(node),
+      nowIso: toMetaTime(clock.now()),
+      drainSeconds: this.#options.drainSeconds,
+    });
+    return this.#act(node, facts, link, decision);
+  }
+
+  /** Takes in what an agent answered; called by the dispatcher. */
+  delivered(instruction: Instruction, delivery: Delivery): void {
+    const { node: name, operationId } = instruction;
+    const attempts = this.#attempts.get(name);
+    if (attempts === undefined || `${attempts.key}.${attempts.attempt}` !== operationId) return;
+    const now = this.#options.clock.monotonic();
+    if (delivery.kind === 'accepted') {
+      this.#attempts.set(name, { ...attempts, sent: 'Accepted' });
+      this.#options.requeue(name, 0);
+      return;
+    }
+    if (delivery.kind === 'refused' && delivery.reason === 'StaleTerm') this.#options.onStaleTerm();
+    else if (delivery.kind === 'refused' && !notYet.has(delivery.reason)) {
+      const failure: StepFailure = {
+        code: 'Refused',
+        message: `${instruction.verb} refused (${delivery.reason}): ${delivery.message}`,
+      };
+      this.#refusals.set(name, { operationId, failure });
+    }
+    this.#attempts.set(name, { ...attempts, sent: 'Sent', notBefore: now + notReadyMs });
+    this.#options.requeue(name, notReadyMs);
+  }
+
+  async #act(
+    node: PhysicalNode,
+    facts: NodeObservation | undefined,
+    link: AgentLink | undefined,
+    decision: NodeDecision,
+  ): Promise<Outcome> {
+    const { fleet } = this.#options;
+    const { name } = node.metadata;
+    switch (decision.kind) {
+      case 'rest':
+        fleet.note(name, { state: decision.state });
+        return { kind: 'done' };
+      case 'held':
+        fleet.note(name, { state: decision.state });
+        return this.#writeHeld(node, decision);
+      case 'record':
+        return this.#write(node, decision.patch, decision.why, decision.event);
+      case 'wait': {
+        const failure = facts === undefined ? undefined : failureInUse(facts);
+        if (failure) return this.#writeFailure(node, facts, decision.state, failure);
+        fleet.note(name, { state: decision.state });
+        return { kind: 'done' };
+      }
+      case 'step':
+        return facts === undefined || link === undefined ? { kind: 'done' } : this.#step(node, facts, link, decision);
+      default:
+        return decision satisfies never;
+    }
+  }
+
+  async #step(
+    node: PhysicalNode,
+    facts: NodeObservation,
+    link: AgentLink,
+    decision: Extract<NodeDecision, { kind: 'step' }>,
+  ): Promise<Outcome> {
+    const { clock, random, fleet, dispatcher } = this.#options;
+    const { name } = node.metadata;
+    const known = this.#attempts.get(name);
+    const { attempts, action } = nextAction(
+      known,
+      name,
+      decision,
+      decision.step,
+      facts,
+      clock.monotonic(),
+      random.next(),
+    );
+    this.#attempts.set(name, attempts);
+    const trouble = action.kind === 'stalled' ? action.failure : attempts.lastFailure;
+    fleet.note(name, { state: decision.state, ...(isImageTrouble(trouble) ? { imageTrouble: trouble } : {}) });
+    const refusal = this.#refusals.get(name);
+    if (refusal !== undefined) {
+      this.#refusals.delete(name);
+      if (refusal.operationId === `${attempts.key}.${attempts.attempt}`) {
+        return this.#writeFailure(node, facts, decision.state, refusal.failure);
+      }
+    }
+    switch (action.kind) {
+      case 'send':
+        dispatcher.send(link, toInstruction(name, decision.epoch, action.operationId, decision.step));
+        return { kind: 'done' };
+      case 'wait':
+      case 'stalled':
+        return { kind: 'after', ms: action.ms };
+      case 'failed':
+        return this.#writeFailure(node, facts, decision.state, action.failure);
+      default:
+        return action satisfies never;
+    }
+  }
+
+  /** Writes a record ahead of what it permits. The change of the store brings the node back here. */
+  async #write(
+    node: PhysicalNode,
+    patch: RecordPatch,
+    why: string,
+    event?: { type: 'Normal' | 'Warning'; reason: string },
+  ): Promise<Outcome> {
+    const { client, fleet, events } = this.#options;
+    const result = await casPatchStatus(client, physicalNodes, node, (draft) => apply(draft, patch), {
+      noteWrite: (written) => fleet.nodes.noteWrite(written),
+    });
+    if (result.outcome === 'unknown') return { kind: 'retry', error: result.error };
+    if (result.outcome === 'conflict') return { kind: 'after', ms: 0 };
+    if (result.outcome === 'gone') return { kind: 'done' };
+    if (event) {
+      const decided = node.spec?.decision;
+      events.record(node, event.type, event.reason, `${why}: ${decided?.reason ?? ''}`);
+    }
+    this.#attempts.delete(node.metadata.name);
+    return { kind: 'after', ms: 0 };
+  }
+
+  async #writeHeld(node: PhysicalNode, decision: Extract<NodeDecision, { kind: 'held' }>): Promise<Outcome> {
+    const { status } = node;
+    if (status?.state === decision.state && status.message === decision.message) return { kind: 'done' };
+    this.#options.events.record(node, 'Warning', decision.reason, decision.message);
+    const patch: RecordPatch = {
+      state: decision.state,
+      message: decision.message,
+      stateSince: toMetaTime(this.#options.clock.now()),
+    };
+    const outcome = await this.#write(node, patch, decision.reason);
+    return outcome.kind === 'after' ? { kind: 'done' } : outcome;
+  }
+
+  async #writeFailure(
+    node: PhysicalNode,
+    facts: NodeObservation | undefined,
+    state: NodeState,
+    failure: StepFailure,
+  ): Promise<Outcome> {
+    const { clock, events } = this.#options;
+    const at = toMetaTime(clock.now());
+    const stuck = isReclaiming(state) && node.status?.end !== undefined;
+    const known = node.status?.lastError;
+    const next: NodeState = stuck ? 'Quarantined' : state;
+    if (known?.code === failure.code && known.message === failure.message && node.status?.state === next)
+      return { kind: 'done' };
+    const message = `${state} failed: ${failure.message}`.slice(0, 4096);
+    events.record(node, 'Warning', failure.code, message);
+    const attempts = this.#attempts.get(node.metadata.name)?.failures ?? 0;
+    return this.#write(
+      node,
+      {
+        state: next,
+        stateSince: at,
+        message,
+        attempts,
+        lastError: { code: failure.code, message: failure.message.slice(0, 4096), at },
+        ...(facts === undefined ? {} : { observed: observedFacts(facts) }),
+      },
+      failure.code,
+    );
+  }
+}
+
+function isImageTrouble(failure: StepFailure | undefined): failure is StepFailure {
+  return (
+    failure?.code === 'ImageUnavailable' || failure?.code === 'ImageDigestMismatch' || failure?.code === 'ImageTooLarge'
+  );
+}
+
+/** null takes a field away, as in a merge patch. */
+function apply(draft: PhysicalNode, patch: RecordPatch): void {
+  const status: Record<string, unknown> = { ...draft.status };
+  for (const [field, value] of Object.entries(patch)) {
+    if (value === null) delete status[field];
+    else if (value !== undefined) status[field] = value;
+  }
+  draft.status = status;
+}
