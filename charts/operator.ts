@@ -11,7 +11,7 @@ import type { PodDisruptionBudget } from 'kubernetes-types/policy/v1.d.ts';
 import type { ClusterRoleBinding, RoleBinding } from 'kubernetes-types/rbac/v1.d.ts';
 import { operatorClusterRole, operatorRole, userClusterRoles } from './rbac.ts';
 
-export const namespace = 'bitvisor-system';
+const namespace = 'bitvisor-system';
 const name = 'bitvisor-operator';
 const selector = { 'app.kubernetes.io/name': name };
 const agentTlsDirectory = '/etc/bitvisor/agents-tls';

@@ -55,7 +55,9 @@ function toStoredType(schema: Schema): Schema {
 async function crdTypes(): Promise<string> {
   const parts: string[] = [];
   const directory = new URL('crds/', root);
-  for (const file of readdirSync(directory).filter((name) => name.endsWith('.yaml')).sort()) {
+  for (const file of readdirSync(directory)
+    .filter((name) => name.endsWith('.yaml'))
+    .sort()) {
     const crd = parse(readFileSync(new URL(file, directory), 'utf8')) as CrdManifest;
     const { kind } = crd.spec.names;
     const version = crd.spec.versions.find((candidate) => candidate.storage);
@@ -69,7 +71,9 @@ async function crdTypes(): Promise<string> {
       if (suffix === 'Status' && schema.properties?.conditions) {
         schema.properties.conditions = { type: 'array', items: { tsType: 'Condition' } as Schema };
       }
-      parts.push(await compile({ ...schema, title: `${kind}${suffix}` } as JSONSchema, `${kind}${suffix}`, compileOptions));
+      parts.push(
+        await compile({ ...schema, title: `${kind}${suffix}` } as JSONSchema, `${kind}${suffix}`, compileOptions),
+      );
     }
     parts.push(`export interface ${kind} extends KubeObject {\n  spec: ${kind}Spec;\n  status?: ${kind}Status;\n}\n`);
   }
