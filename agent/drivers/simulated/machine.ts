@@ -53,7 +53,6 @@ export interface SimMachine {
   plan?: VmmPlan;
   /** Of the VMM that is resident, or was when the guest was started. */
   running?: VmmPlan;
-  guestOff: boolean;
   /** Boots of a guest under the epoch of the newest plan. */
   starts: { epoch: number; count: number };
   guestIo: number;
@@ -99,7 +98,6 @@ export function newMachine(name: string, shape: MachineShape): SimMachine {
       ...(port.role === 'Data' ? { egress: 'None' as const } : {}),
     })),
     disks: shape.disks.map((disk) => ({ name: disk.name, serial: `SIM-${name}-${disk.name}`, content: 'Unknown' })),
-    guestOff: true,
     starts: { epoch: 0, count: 0 },
     guestIo: 0,
     trusted: { nonce: '', wiped: [], checked: false },
