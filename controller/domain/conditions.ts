@@ -20,12 +20,12 @@ function bounded(message: string): string {
 }
 
 /** The list with this condition in the place that it had, or at the end. `nowIso` is RFC 3339. */
-export function setCondition(
-  list: Condition[],
+export function setCondition<List extends readonly Condition[]>(
+  list: List,
   facts: ConditionFacts,
   nowIso: string,
   generation: number | undefined,
-): Condition[] {
+): List | Condition[] {
   const message = bounded(facts.message);
   const index = list.findIndex(({ type }) => type === facts.type);
   const old = list[index];
@@ -49,7 +49,7 @@ export function setCondition(
 }
 
 /** The list without this condition. */
-export function removeCondition(list: Condition[], type: string): Condition[] {
+export function removeCondition<List extends readonly Condition[]>(list: List, type: string): List | Condition[] {
   return list.some((condition) => condition.type === type) ? list.filter((condition) => condition.type !== type) : list;
 }
 
