@@ -5,6 +5,7 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { parse as parseYaml, stringify as toYaml } from 'yaml';
+import { decodeProtobuf } from './protobuf.ts';
 import { isObject, type JsonObject, type JsonValue } from './schema/types.ts';
 import { ApiError, badRequest, unsupportedMediaType } from './status.ts';
 
@@ -13,7 +14,7 @@ export const mostBodyBytes = 3 * 1024 * 1024;
 /** No object of ours nests deeper than a quarter of this. */
 const deepestNesting = 100;
 
-export async function readBody(request: IncomingMessage): Promise<string> {
+export async function readBody(request: IncomingMessage): Promise<Buffer> {
   const tooLarge = (): ApiError =>
     new ApiError(413, 'RequestEntityTooLarge', `Request entity too large: limit is ${mostBodyBytes}`);
   if (Number(request.headers['content-length'] ?? 0) > mostBodyBytes) throw tooLarge();
@@ -24,7 +25,7 @@ export async function readBody(request: IncomingMessage): Promise<string> {
     if (bytes > mostBodyBytes) throw tooLarge();
     chunks.push(chunk);
   }
-  return Buffer.concat(chunks).toString('utf8');
+  return chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks);
 }
 
 /** Counts brackets outside of strings: nesting is known before anything recurses into it. */
@@ -55,9 +56,11 @@ function checkKeys(value: JsonValue | undefined): void {
   }
 }
 
-/** Parses a JSON (or YAML) text. @throws ApiError 400 that says where it breaks, 415 for other media types. */
-export function parseBody(text: string, contentType: string | undefined): JsonValue {
+/** Parses a JSON (or YAML, or for some kinds protobuf) body. @throws ApiError 400 that says where it breaks, 415 for other media types. */
+export function parseBody(bytes: Buffer, contentType: string | undefined): JsonValue {
   const type = (contentType ?? 'application/json').split(';')[0]?.trim() ?? '';
+  if (type === 'application/vnd.kubernetes.protobuf') return decodeProtobuf(bytes);
+  const text = bytes.toString('utf8');
   let value: JsonValue;
   if (type.endsWith('yaml')) {
     try {
@@ -85,8 +88,8 @@ export function parseBody(text: string, contentType: string | undefined): JsonVa
   return value;
 }
 
-export function parseObject(text: string, contentType: string | undefined): JsonObject {
-  const value = parseBody(text, contentType);
+export function parseObject(bytes: Buffer, contentType: string | undefined): JsonObject {
+  const value = parseBody(bytes, contentType);
   if (!isObject(value)) throw badRequest('the body must be an object');
   return value;
 }

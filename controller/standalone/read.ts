@@ -71,9 +71,15 @@ export class Reader {
     query: URLSearchParams,
     code = 200,
   ): void {
-    if (form === 'json' || form === 'yaml') return sendJson(response, code, body, form === 'yaml');
+    if (form === 'json' || form === 'yaml') {
+      sendJson(response, code, body, form === 'yaml');
+      return;
+    }
     const object = JSON.parse(body) as JsonObject;
-    if (form === 'metadata') return sendJson(response, code, JSON.stringify(partialMetadata(object)));
+    if (form === 'metadata') {
+      sendJson(response, code, JSON.stringify(partialMetadata(object)));
+      return;
+    }
     const printer = this.#printer(definition);
     const row = printer.row(object, includeObjectOf(query.get('includeObject')), this.#clock.now());
     const metadata = { resourceVersion: metaOf(object).resourceVersion };
@@ -129,20 +135,29 @@ export class Reader {
     form: AnswerForm,
     query: URLSearchParams,
   ): void {
+    sendJson(response, 200, this.#listText(definition, bodies, metadata, form, query), form === 'yaml');
+  }
+
+  #listText(
+    definition: ResourceDefinition,
+    bodies: readonly string[],
+    metadata: JsonObject,
+    form: AnswerForm,
+    query: URLSearchParams,
+  ): string {
     if (form === 'table') {
       const printer = this.#printer(definition);
       const include = includeObjectOf(query.get('includeObject'));
       const now = this.#clock.now();
       const rows = bodies.map((body) => printer.row(JSON.parse(body) as JsonObject, include, now));
-      return sendJson(response, 200, JSON.stringify(printer.table(rows, metadata)));
+      return JSON.stringify(printer.table(rows, metadata));
     }
     if (form === 'metadata') {
       const items = bodies.map((body) => partialMetadata(JSON.parse(body) as JsonObject));
-      const list = { kind: 'PartialObjectMetadataList', apiVersion: 'meta.k8s.io/v1', metadata, items };
-      return sendJson(response, 200, JSON.stringify(list));
+      return JSON.stringify({ kind: 'PartialObjectMetadataList', apiVersion: 'meta.k8s.io/v1', metadata, items });
     }
     const { head, tail } = this.#frame(definition, metadata);
-    sendJson(response, 200, head + bodies.join(',') + tail, form === 'yaml');
+    return head + bodies.join(',') + tail;
   }
 
   #frame(definition: ResourceDefinition, metadata: JsonObject): { head: string; tail: string } {

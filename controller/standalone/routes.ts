@@ -63,7 +63,10 @@ export class Router {
     }
     // A body that was not read must not be taken for the next request.
     if (!request.complete) response.setHeader('connection', 'close');
-    if (error instanceof status.ApiError) return sendError(response, error);
+    if (error instanceof status.ApiError) {
+      sendError(response, error);
+      return;
+    }
     if (request.destroyed && !request.complete) return;
     this.#log?.error('a request failed', { method: request.method, path: request.url?.slice(0, 200), err: error });
     sendError(

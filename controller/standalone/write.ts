@@ -86,8 +86,8 @@ export class Writer {
 
   async #deleteOptions(exchange: Exchange): Promise<DeleteOptions> {
     const { request, query } = exchange;
-    const text = await readBody(request);
-    const given: JsonObject = text.trim() === '' ? {} : parseObject(text, request.headers['content-type']);
+    const body = await readBody(request);
+    const given: JsonObject = body.length === 0 ? {} : parseObject(body, request.headers['content-type']);
     const preconditions = isObject(given.preconditions) ? given.preconditions : {};
     const dryRun = [...query.getAll('dryRun'), ...(Array.isArray(given.dryRun) ? given.dryRun.map(String) : [])];
     const propagation = propagationOf(given.propagationPolicy ?? query.get('propagationPolicy'));
