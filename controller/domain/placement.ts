@@ -91,6 +91,8 @@ const locationKey = ({ site, rack }: Location): string => JSON.stringify([site, 
 const byName = (a: { name: string }, b: { name: string }): number => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
 const sum = (bins: readonly { room: number }[]): number => bins.reduce((total, { room }) => total + room, 0);
 
+const largest = (bins: readonly { room: number }[]): number => bins.reduce((most, { room }) => Math.max(most, room), 0);
+
 /** What is free and matches, by site and rack. */
 function survey(index: FreeIndex, { mismatch, avoid, held = [] }: PlacementRequest): Survey {
   const mismatched = new Map<string, number>();
@@ -180,15 +182,10 @@ function fewestSites(sites: readonly Site[], count: number): Site[] {
   return chosen;
 }
 
-/** The one bin (rack or site) to use when all must be in one: the smallest that holds all, else the largest. */
-function oneBin<B extends Bin>(bins: readonly B[], count: number): B | undefined {
-  const [fits] =
-    pack(
-      bins.filter(({ room }) => room >= count),
-      count,
-    ) ?? [];
-  if (fits !== undefined) return fits.bin;
-  return bins.toSorted((a, b) => b.room - a.room || byName(a, b))[0];
+/** The one rack to use when all must be in one: the smallest that holds all, else the largest. */
+function oneRack(racks: readonly Candidate[], count: number): Candidate | undefined {
+  const target = Math.min(count, largest(racks));
+  return target === 0 ? undefined : pack(racks, target)?.[0]?.bin;
 }
 
 /** The racks that may be used, given the topology. */
@@ -199,11 +196,11 @@ function scope(found: Survey, request: PlacementRequest): Candidate[] {
   const held = [...(request.held ?? [])];
   if (topology.level === 'Rack') {
     const all = found.sites.flatMap(({ candidates }) => candidates);
-    const rack = oneBin(held.length > 0 ? all.filter(({ near }) => near) : all, replicas);
+    const rack = oneRack(held.length > 0 ? all.filter(({ near }) => near) : all, replicas);
     return rack === undefined ? [] : [rack];
   }
   const sites = held.length > 0 ? found.sites.filter(({ near }) => near) : found.sites;
-  return (bestSite(sites, replicas) ?? oneBin(sites, replicas))?.candidates ?? [];
+  return bestSite(sites, Math.min(replicas, largest(sites)))?.candidates ?? [];
 }
 
 /** The first names of the rack that match. */
@@ -231,15 +228,14 @@ export function place(index: FreeIndex, request: PlacementRequest): Placed | Ref
   const candidates = scope(found, request);
   const count = Math.min(request.replicas, sum(candidates));
   if (count < Math.max(1, request.minReplicas)) {
-    const racks = found.sites.flatMap((site) => site.candidates);
     const facts = {
       feasibleNow: count,
       free: index.size,
       matching: sum(found.sites),
       mismatched: found.mismatched,
       avoided: found.avoided,
-      largestRack: racks.reduce((most, { room }) => Math.max(most, room), 0),
-      largestSite: found.sites.reduce((most, { room }) => Math.max(most, room), 0),
+      largestRack: largest(found.sites.flatMap((site) => site.candidates)),
+      largestSite: largest(found.sites),
       holdsNodes: [...(request.held ?? [])].length > 0,
     };
     return { kind: 'refused', ...refusal(request, facts), feasibleNow: count, looked };
