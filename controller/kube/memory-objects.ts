@@ -96,7 +96,17 @@ export function created(gvk: GroupVersionKind, traits: KindTraits, input: KubeOb
   };
 }
 
-/** @throws KubeError Conflict when a `test` operation fails, Invalid for any other fault of the patch */
+/** Errors of a JSON patch that lie in what is stored, not in the patch. */
+const doesNotApply: ReadonlySet<string> = new Set([
+  'TEST_OPERATION_FAILED',
+  'OPERATION_PATH_UNRESOLVABLE',
+  'OPERATION_FROM_UNRESOLVABLE',
+  'OPERATION_PATH_CANNOT_ADD',
+  'OPERATION_PATH_ILLEGAL_ARRAY_INDEX',
+  'OPERATION_VALUE_OUT_OF_BOUNDS',
+]);
+
+/** @throws KubeError Conflict when a JSON patch does not apply to what is stored (a failed `test`, a path that is not there) */
 export function patched(gvk: GroupVersionKind, stored: AnyObject, patch: unknown, type: 'merge' | 'json'): AnyObject {
   const { name } = stored.metadata;
   if (type === 'merge') {
@@ -108,10 +118,8 @@ export function patched(gvk: GroupVersionKind, stored: AnyObject, patch: unknown
     return fastJsonPatch.applyPatch(stored, structuredClone(patch), true, false).newDocument;
   } catch (error) {
     if (!(error instanceof fastJsonPatch.JsonPatchError)) throw error;
-    if (error.name === 'TEST_OPERATION_FAILED') {
-      throw conflict(gvk, name, `testing value ${JSON.stringify(error.operation?.path)} failed`);
-    }
-    throw invalid(gvk, name, `${error.name} at operation ${error.index}`);
+    if (!doesNotApply.has(error.name)) throw invalid(gvk, name, `${error.name} at operation ${error.index}`);
+    throw conflict(gvk, name, `the JSON patch does not apply: ${error.name} at operation ${error.index}`);
   }
 }
 

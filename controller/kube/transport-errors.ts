@@ -15,6 +15,7 @@ interface Sent {
   readonly method: string;
   readonly path: string;
   readonly changes: boolean;
+  readonly contentType?: string;
 }
 
 const longestMessage = 2_048;
@@ -77,17 +78,15 @@ function reasonOf(status: number, reason: unknown, changes: boolean): KubeErrorR
 }
 
 /**
- * A 422 that says that a precondition did not hold: kube-apiserver answers so to a failed `test` of a JSON patch, and to a
- * merge patch with another uid.
+ * A 422 that says that the object is not as the patch expects it. kube-apiserver answers a JSON patch that does not apply
+ * (a failed `test`, a path that is not there) with a bare 422 that names no object and no cause, and a merge patch with
+ * another uid with the cause `metadata.uid`.
  */
-function failedPrecondition(parsed: Record<string, unknown>): boolean {
-  const message = typeof parsed.message === 'string' ? parsed.message : '';
-  if (/\btesting (value|path)\b.*\bfailed\b|\btest (operation )?failed\b/i.test(message)) return true;
+function doesNotApply(sent: Sent, parsed: Record<string, unknown>): boolean {
   const details = isJsonObject(parsed.details) ? parsed.details : {};
   const causes = Array.isArray(details.causes) ? details.causes : [];
-  return (
-    causes.some((cause) => isJsonObject(cause) && cause.field === 'metadata.uid') || /metadata\.uid:/.test(message)
-  );
+  if (causes.length === 0) return sent.contentType === 'application/json-patch+json' && details.name === undefined;
+  return causes.some((cause) => isJsonObject(cause) && cause.field === 'metadata.uid');
 }
 
 export function errorFromResponse(
@@ -99,7 +98,7 @@ export function errorFromResponse(
 ): KubeError {
   const parsed = parseStatus(body);
   const reason =
-    status === 422 && failedPrecondition(parsed) ? 'Conflict' : reasonOf(status, parsed.reason, sent.changes);
+    status === 422 && doesNotApply(sent, parsed) ? 'Conflict' : reasonOf(status, parsed.reason, sent.changes);
   const details = isJsonObject(parsed.details) ? parsed.details : {};
   const seconds = details.retryAfterSeconds;
   const waitMs = retryAfterMs(retryAfter, clock) ?? (typeof seconds === 'number' ? seconds * 1000 : undefined);

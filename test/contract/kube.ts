@@ -38,6 +38,31 @@ export interface StatusKind {
   readonly statusPatches: readonly [object, object];
 }
 
+/** The project's own namespaced kind, for servers that have its CRDs. */
+export const environments: StatusKind = {
+  gvk: {
+    group: 'bitvisor.io',
+    version: 'v1alpha1',
+    kind: 'ComputeEnvironment',
+    plural: 'computeenvironments',
+    namespaced: true,
+  },
+  object: (name, namespace) => ({
+    metadata: { name, namespace },
+    spec: {
+      os: { family: 'Linux', name: 'AlmaLinux', version: '9.4', architecture: 'x86_64' },
+      image: {
+        url: 'https://images.example.org/almalinux.raw',
+        format: 'Raw',
+        size: '8Gi',
+        sha256: 'a'.repeat(64),
+      },
+    },
+  }),
+  specPatch: { spec: { os: { version: '9.5' } } },
+  statusPatches: [{ status: { observedGeneration: 1 } }, { status: { observedGeneration: 2 } }],
+};
+
 export interface KubeAdapter {
   readonly client: KubeClient;
   /** A namespace that exists and holds nothing that this suite writes. */
