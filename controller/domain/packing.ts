@@ -12,7 +12,7 @@ export interface Bin {
   readonly room: number;
 }
 
-/** The emptiest last, equal ones by name: the order in which bins are considered. */
+/** The smallest first, equal ones by name: the order in which bins are considered. */
 const byRoomThenName = (a: Bin, b: Bin): number => a.room - b.room || (a.name < b.name ? -1 : 1);
 
 /** How many bins it takes to hold `count`; undefined when all together cannot. */
@@ -40,7 +40,8 @@ export function pack<B extends Bin>(bins: readonly B[], count: number): { bin: B
   for (const { room } of sorted.toReversed()) largest.push((largest.at(-1) ?? 0) + room);
   const taken: { bin: B; take: number }[] = [];
   let missing = count;
-  // A bin that was too small stays too small: taking a bigger one never raises what the later ones must hold.
+  // One pass is enough: a bin that is taken is no larger than those that were counted on for the rest, so what the next
+  // bin must hold at least never falls, and a bin that was too small stays so.
   for (const bin of sorted) {
     if (needed === 0) break;
     if (bin.room < missing - (largest[needed - 1] ?? 0)) continue;

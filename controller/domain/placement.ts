@@ -28,7 +28,7 @@ export interface PlacementRequest {
   readonly mismatch: Mismatch;
   readonly topology?: Topology | undefined;
   /** Where the nodes stand that the allocation already has. */
-  readonly held?: Iterable<Location>;
+  readonly held?: readonly Location[];
   /** Free nodes that are not to be chosen now, because they recently failed. The caller bounds how long. */
   readonly avoid?: ReadonlySet<string>;
   /** Matching nodes that are not free, for the reason of a refusal. */
@@ -193,7 +193,7 @@ function scope(found: Survey, request: PlacementRequest): Candidate[] {
   const { topology, replicas } = request;
   if (topology?.mode !== 'Required')
     return fewestSites(found.sites, Math.min(replicas, sum(found.sites))).flatMap(({ candidates }) => candidates);
-  const held = [...(request.held ?? [])];
+  const { held = [] } = request;
   if (topology.level === 'Rack') {
     const all = found.sites.flatMap(({ candidates }) => candidates);
     const rack = oneRack(held.length > 0 ? all.filter(({ near }) => near) : all, replicas);
@@ -236,7 +236,7 @@ export function place(index: FreeIndex, request: PlacementRequest): Placed | Ref
       avoided: found.avoided,
       largestRack: largest(found.sites.flatMap((site) => site.candidates)),
       largestSite: largest(found.sites),
-      holdsNodes: [...(request.held ?? [])].length > 0,
+      holdsNodes: (request.held ?? []).length > 0,
     };
     return { kind: 'refused', ...refusal(request, facts), feasibleNow: count, looked };
   }
