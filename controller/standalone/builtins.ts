@@ -85,7 +85,9 @@ function foldStringData(object: Record<string, unknown>): void {
   object.data = data;
 }
 
-function prepareNamespace(object: Record<string, unknown>): void {
+/** The server's own finalizer keeps a namespace until it is empty; clients neither set nor clear it. */
+function prepareNamespace(object: Record<string, unknown>, old: JsonObject | undefined): void {
+  object.spec = old?.spec ?? { finalizers: ['kubernetes'] };
   const metadata = object.metadata;
   if (!isObject(metadata)) return;
   const labels = isObject(metadata.labels) ? metadata.labels : {};
@@ -99,7 +101,6 @@ const namespaceSchema: JsonSchema = {
     spec: {
       type: 'object',
       description: 'Behaviour of the namespace.',
-      default: { finalizers: ['kubernetes'] },
       properties: {
         finalizers: { type: 'array', items: { type: 'string' }, description: 'Must be empty before it is removed.' },
       },
@@ -130,7 +131,7 @@ interface BuiltIn {
   selectableFields?: string[];
   nameRule?: 'label' | 'subdomain';
   check?: (object: JsonObject, old: JsonObject | undefined) => FieldError[];
-  prepare?: (object: Record<string, unknown>) => void;
+  prepare?: (object: Record<string, unknown>, old: JsonObject | undefined) => void;
   readOnly?: string;
 }
 

@@ -175,7 +175,7 @@ export class Objects {
     const warnings = this.#decode(definition, incoming, options);
     this.#checkNamespace(definition, incoming, namespace);
     this.#initMetadata(definition, incoming);
-    definition.prepare?.(incoming);
+    definition.prepare?.(incoming, undefined);
     if (definition.hasStatus) delete incoming.status;
     definition.compiled.normalize(incoming);
     const name = metaText(incoming, 'name');
@@ -282,7 +282,7 @@ export class Objects {
       else next.status = nextStatus;
     } else {
       this.#keepServerFields(next, current);
-      definition.prepare?.(next);
+      if (options.internal !== true) definition.prepare?.(next, current);
       if (definition.hasStatus && options.internal !== true) {
         if (current.status === undefined) delete next.status;
         else next.status = copyJson(current.status);

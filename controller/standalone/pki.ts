@@ -91,7 +91,7 @@ export class CertificateAuthority {
     const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
     const certificate = await x509.X509CertificateGenerator.createSelfSigned({
       serialNumber: serialNumber(),
-      name: [{ CN: ['bitvisor-operator standalone'] }],
+      name: [{ CN: ['bitvisor-operator standalone authority'] }],
       notBefore: new Date(clock.now() - backdateMs),
       notAfter: new Date(clock.now() + authorityDays * dayMs),
       keys,

@@ -3,7 +3,7 @@
  */
 import { createHash } from 'node:crypto';
 import { type CompiledKind, type CustomResourceDefinition, compileCrd, type PrinterColumn } from './schema/index.ts';
-import type { JsonSchema } from './schema/types.ts';
+import type { JsonObject, JsonSchema } from './schema/types.ts';
 
 export interface ScaleDefinition {
   readonly specReplicasPath: string;
@@ -36,8 +36,8 @@ export interface ResourceDefinition {
   readonly countsGenerations: boolean;
   /** Why writes are refused, and what to do instead. */
   readonly readOnly?: string;
-  /** Changes an incoming object before it is checked (Secret's stringData). */
-  readonly prepare?: (object: Record<string, unknown>) => void;
+  /** Changes an incoming object before it is checked (Secret's stringData); `old` is what it replaces. */
+  readonly prepare?: (object: Record<string, unknown>, old: JsonObject | undefined) => void;
 }
 
 /** The key of a resource in the store: independent of the version. */
