@@ -43,9 +43,7 @@ export interface PlaceRequest {
   readonly definition: string;
 }
 
-export type PlaceResult =
-  | { kind: 'placed'; nodes: readonly string[]; racks: number; sites: number }
-  | { kind: 'refused'; reason: string };
+export type PlaceResult = { kind: 'placed'; nodes: readonly string[] } | { kind: 'refused'; reason: string };
 
 export type EnvironmentView =
   | { kind: 'usable'; spec: ComputeEnvironmentSpec; revision: string; definition: string }
@@ -81,7 +79,7 @@ export interface AllocationDecision {
   /** Look again after this many milliseconds at the latest. */
   readonly againMs: number | undefined;
   /** Nodes that automatic failure handling took out of use. */
-  readonly blastUsed: number;
+  readonly blastUsed: readonly string[];
 }
 
 export type EndReason = NonNullable<NodeAllocationStatus['ending']>[number]['reason'];
@@ -98,7 +96,7 @@ export interface Draft {
   updating: Set<string>;
   events: AllocationEvent[];
   againMs: number | undefined;
-  blastUsed: number;
+  blastUsed: string[];
   accepted: { ok: boolean; reason: string; message: string };
   /** Why fewer nodes are committed than asked for. */
   waiting: { reason: string; message: string } | undefined;

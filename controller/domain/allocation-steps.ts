@@ -188,7 +188,7 @@ export function shrinkStep(draft: Draft): void {
       break;
     }
     budget--;
-    draft.blastUsed++;
+    draft.blastUsed.push(view.name);
     if (beforeUse) endNodes(draft, [view.name], 'Released');
     else {
       draft.nodes.delete(view.name);
@@ -251,11 +251,8 @@ export function growStep(draft: Draft): void {
     return;
   }
   for (const name of result.nodes) draft.nodes.add(name);
-  draft.status.placement = {
-    racks: result.racks,
-    sites: result.sites,
-    message: `${draft.nodes.size} nodes in ${result.racks} rack${result.racks === 1 ? '' : 's'}`,
-  };
+  const racks = new Set([...draft.nodes].map((name) => input.member(name).rack)).size;
+  draft.status.placement = { racks, message: `${draft.nodes.size} nodes in ${racks} rack${racks === 1 ? '' : 's'}` };
   if (draft.status.window?.start === undefined) draft.status.window = { ...draft.status.window, start: draft.nowIso };
   setWindowEnd(draft, spec);
   const end = draft.status.window?.end;

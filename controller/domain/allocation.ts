@@ -31,7 +31,7 @@ function open(input: AllocationInput): Draft {
     updating: hostsOf(before.updating),
     events: [],
     againMs: undefined,
-    blastUsed: 0,
+    blastUsed: [],
     accepted: { ok: true, reason: 'Accepted', message: 'the environment may be used and fits' },
     waiting: undefined,
     closing: false,

@@ -9,66 +9,22 @@
  * 4. `commit` is sent only when `commitSent` of the same epoch stands in the record (rule 4).
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
-import type { PhysicalNode, PhysicalNodeStatus } from '../api/types.generated.ts';
+import type { PhysicalNodeStatus } from '../api/types.generated.ts';
 import { type Conflict, findConflict } from './node-conflicts.ts';
-import { type NodeState, type ReclaimTerms, reclaimPath, type Step, type TenancyTerms, tenancyPath } from './states.ts';
-
-/** What an allocation's committed status says of a node. */
-export interface Tenancy extends TenancyTerms {
-  readonly namespace: string;
-  readonly name: string;
-  /** Placed: in status.nodes. Ending: in status.ending. Replaced: failed, others stand in. Unlisted: nowhere. */
-  readonly role: 'Placed' | 'Ending' | 'Replaced' | 'Unlisted';
-  readonly endReason?: string;
-  readonly erase: 'Quick' | 'Crypto' | 'Full';
-  /** The owner's update may re-image the node to `environment` now. */
-  readonly updating: boolean;
-  /** Holds back what has not started. */
-  readonly suspended: boolean;
-}
-
-export interface NodeInput {
-  readonly node: PhysicalNode;
-  /** Absent while the agent never reported the node, or is not connected. */
-  readonly facts: NodeObservation | undefined;
-  /** The agent's durable log now. */
-  readonly storeId: string | undefined;
-  readonly agentName: string;
-  readonly location: { site: string; rack: string };
-  /** The allocation whose committed status or claim names the node; absent when there is none. */
-  readonly tenancy: Tenancy | undefined;
-  /** The allocation is there, and its status does not say yet what its nodes run. */
-  readonly tenancyPending: boolean;
-  /** An administrator's commission of this node for this very log. */
-  readonly commissioned: boolean;
-  /** The other node that reports the same system UUID. */
-  readonly duplicateOf: string | undefined;
-  readonly nowIso: string;
-  readonly drainSeconds: number;
-}
-
-export type RecordPatch = { [K in keyof PhysicalNodeStatus]?: PhysicalNodeStatus[K] | null };
-
-export type NodeDecision =
-  | { kind: 'rest'; state: NodeState; message?: string }
-  | { kind: 'held'; state: NodeState; message: string; reason: string }
-  | {
-      kind: 'record';
-      state: NodeState;
-      patch: RecordPatch;
-      why: string;
-      event?: { type: 'Normal' | 'Warning'; reason: string };
-    }
-  | {
-      kind: 'step';
-      state: NodeState;
-      step: Step;
-      epoch: number;
-      deadlineSeconds: number;
-      retries: number;
-      inUse: boolean;
-    }
-  | { kind: 'wait'; state: NodeState; message: string; deadlineSeconds: number; retries: number; inUse: boolean };
+import { failedBeforeUse, reclaim } from './node-reclaim.ts';
+import {
+  claimRecord,
+  endRecord,
+  held,
+  identity,
+  inventoryOf,
+  type NodeDecision,
+  type NodeInput,
+  observedFacts,
+  type RecordPatch,
+  type Tenancy,
+} from './node-records.ts';
+import { type NodeState, type Step, tenancyPath } from './states.ts';
 
 /** Whether a clean certificate stands in the agent's log, younger than the last tenant boot (rule 3). */
 export function hasCleanCertificate(facts: NodeObservation): boolean {
@@ -79,11 +35,6 @@ export function hasCleanCertificate(facts: NodeObservation): boolean {
     !record.ended &&
     record.certificate.epoch >= record.epoch
   );
-}
-
-/** Nonce of a reclaim: fresh for each epoch of each node, and the same again after a restart of the operator. */
-export function reclaimNonce(node: PhysicalNode, endEpoch: number): string {
-  return `${node.metadata.uid ?? node.metadata.name}-${endEpoch}`;
 }
 
 export function decideNode(input: NodeInput): NodeDecision {
@@ -115,18 +66,7 @@ export function decideNode(input: NodeInput): NodeDecision {
 /** Whether an observation speaks of this epoch. */
 export const observationCounts = (facts: NodeObservation, epoch: number): boolean => facts.record.epoch === epoch;
 
-const held = (state: NodeState, reason: string, message: string): NodeDecision => ({
-  kind: 'held',
-  state,
-  reason,
-  message,
-});
 const heldFor = (conflict: Conflict): NodeDecision => held(conflict.state, conflict.reason, conflict.message);
-
-/** The highest epoch that either side knows, plus one. */
-function nextEpoch(status: PhysicalNodeStatus, facts: NodeObservation | undefined): number {
-  return Math.max(status.epoch ?? 0, facts?.record.epoch ?? 0) + 1;
-}
 
 function personDecision(input: NodeInput, status: PhysicalNodeStatus): NodeDecision | undefined {
   const decision = input.node.spec?.decision;
@@ -139,63 +79,6 @@ function personDecision(input: NodeInput, status: PhysicalNodeStatus): NodeDecis
     type: 'Warning',
     reason: `${decision.action}Decided`,
   });
-}
-
-function endRecord(
-  input: NodeInput,
-  status: PhysicalNodeStatus,
-  reason: string,
-  erase: 'Quick' | 'Crypto' | 'Full',
-  event?: { type: 'Normal' | 'Warning'; reason: string },
-): NodeDecision {
-  const epoch = nextEpoch(status, input.facts);
-  const patch: RecordPatch = {
-    state: 'Draining',
-    stateSince: input.nowIso,
-    message: null,
-    lastError: null,
-    attempts: null,
-    nextRetry: null,
-    epoch,
-    end: { epoch, reason, erase, at: input.nowIso },
-    ...identity(input),
-  };
-  return { kind: 'record', state: 'Draining', patch, why: reason, ...(event ? { event } : {}) };
-}
-
-/** Who speaks for the machine and what it is, repeated with every record so that no write is needed for it alone. */
-function identity(input: NodeInput): RecordPatch {
-  const { facts, storeId } = input;
-  if (facts === undefined) return {};
-  return {
-    agent: input.agentName,
-    ...(storeId === undefined ? {} : { storeId }),
-    systemUuid: facts.systemUuid,
-    location: input.location,
-    observed: observedFacts(facts),
-  };
-}
-
-export function observedFacts(facts: NodeObservation): NonNullable<PhysicalNodeStatus['observed']> {
-  return {
-    power: facts.power,
-    vmm: facts.vmm,
-    ports: facts.ports.map(({ name, domain, state }) => ({ name, domain: state === 'Ready' ? domain : 'Unknown' })),
-  };
-}
-
-function inventoryOf(facts: NodeObservation): RecordPatch {
-  return {
-    inventory: {
-      ...facts.inventory,
-      ports: facts.ports.map(({ name, role, kind, address }) => ({
-        name,
-        role,
-        kind,
-        ...(address ? { address } : {}),
-      })),
-    },
-  };
 }
 
 function unclaimed(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObservation): NodeDecision {
@@ -245,28 +128,6 @@ function unclaimed(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObse
     state: rest,
     ...(rest === 'Maintenance' ? { message: input.node.spec?.maintenance?.reason ?? '' } : {}),
   };
-}
-
-function claimRecord(input: NodeInput, status: PhysicalNodeStatus, owner: Tenancy, why: string): NodeDecision {
-  const epoch = nextEpoch(status, input.facts);
-  const patch: RecordPatch = {
-    state: 'Isolating',
-    stateSince: input.nowIso,
-    message: null,
-    lastError: null,
-    attempts: null,
-    epoch,
-    claim: {
-      allocation: { namespace: owner.namespace, name: owner.name, uid: owner.allocationUid },
-      epoch,
-      revision: owner.environment.revision,
-      domain: owner.domain,
-      at: input.nowIso,
-    },
-    commitSent: null,
-    ...identity(input),
-  };
-  return { kind: 'record', state: 'Isolating', patch, why };
 }
 
 function tenancy(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObservation): NodeDecision {
@@ -398,66 +259,4 @@ function driftStep(facts: NodeObservation, owner: Tenancy, inUse: boolean): Step
   );
   if (!strayed) return undefined;
   return { verb: 'isolate', args: { domain: owner.domain, egress: owner.egress, allocation: owner.allocationUid } };
-}
-
-function reclaim(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObservation): NodeDecision {
-  const { end } = status;
-  if (!end) return { kind: 'rest', state: 'Enrolling' };
-  if (status.state === 'Quarantined') {
-    return held(
-      'Quarantined',
-      status.lastError?.code ?? 'ReclaimFailed',
-      status.message ?? 'the way back failed; a person decides',
-    );
-  }
-  const terms: ReclaimTerms = {
-    erase: end.erase as ReclaimTerms['erase'],
-    drainSeconds: end.reason === 'Commissioned' ? 0 : input.drainSeconds,
-    drainMessage: `This node is taken back: ${end.reason}.`,
-    nonce: reclaimNonce(input.node, end.epoch),
-  };
-  const current = facts.record.epoch === end.epoch;
-  // The certificate may stand at the end of the path only: a scan from the front would see the drained flag gone.
-  const certifiedNow = current && reclaimPath.at(-1)?.until(facts, terms) === true;
-  const row = certifiedNow
-    ? undefined
-    : current
-      ? reclaimPath.find((candidate) => !candidate.until(facts, terms))
-      : reclaimPath[0];
-  if (row === undefined) return releaseRecord(input, status, facts);
-  const { state, deadlineSeconds, retries } = row;
-  return { kind: 'step', state, step: row.step(terms), epoch: end.epoch, deadlineSeconds, retries, inUse: false };
-}
-
-/** A node that failed before it was in use comes back clean, and is kept for a person to look at. */
-export const failedBeforeUse = 'FailedBeforeUse';
-
-function releaseRecord(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObservation): NodeDecision {
-  const { certificate } = facts.record;
-  const suspect = status.end?.reason === failedBeforeUse;
-  const rest: NodeState = suspect ? 'Quarantined' : input.node.spec?.maintenance ? 'Maintenance' : 'Available';
-  const message = 'failed before it was in use; clean and fenced; look at it, then decide Reclaim';
-  const patch: RecordPatch = {
-    state: rest,
-    stateSince: input.nowIso,
-    message: suspect ? message : null,
-    lastError: suspect ? (status.lastError ?? { code: failedBeforeUse, message }) : null,
-    attempts: null,
-    nextRetry: null,
-    claim: null,
-    commitSent: null,
-    end: null,
-    ...(certificate
-      ? {
-          certificate: {
-            epoch: certificate.epoch,
-            storeId: input.storeId ?? '',
-            nonce: certificate.nonce,
-            at: certificate.at,
-          },
-        }
-      : {}),
-    ...identity(input),
-  };
-  return { kind: 'record', state: rest, patch, why: 'Released' };
 }

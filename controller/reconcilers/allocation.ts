@@ -28,7 +28,8 @@ import type { KubeClient } from '../kube/port.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Outcome } from '../runtime/worker.ts';
 import type { Recorder } from './events.ts';
-import { byClaimOwner, byClaimUid, type Fleet } from './fleet.ts';
+import type { Fleet } from './fleet.ts';
+import { byClaimOwner, byClaimUid } from './indexes.ts';
 
 /** Choosing nodes among the free ones of the fleet. */
 export interface Placer {
@@ -45,7 +46,7 @@ export interface Guards {
   deletionHeld(allocation: NodeAllocation): string | undefined;
   /** Nodes that automatic failure handling may touch now. */
   blastBudget(): number;
-  blastUsed(count: number): void;
+  blastUsed(nodes: readonly string[]): void;
 }
 
 export interface AllocationReconcilerOptions {
@@ -156,7 +157,7 @@ export class AllocationReconciler {
       if (result.outcome === 'conflict') return { kind: 'after', ms: 0 };
       if (result.outcome === 'gone') return { kind: 'done' };
       committed = result.object;
-      if (decision.blastUsed > 0) guards.blastUsed(decision.blastUsed);
+      if (decision.blastUsed.length > 0) guards.blastUsed(decision.blastUsed);
       for (const event of decision.events) events.record(allocation, event.type, event.reason, event.message);
     }
     await onCommitted(committed);

@@ -11,7 +11,8 @@ import type { AgentLink } from '../agents/port.ts';
 import type { Environment, NodeObservation } from '../api/protocol.generated.ts';
 import type { BitVisorAgent, ComputeEnvironment, NodeAllocation, PhysicalNode } from '../api/types.generated.ts';
 import type { MemberView } from '../domain/allocation-draft.ts';
-import { type NodeInput, observationCounts, type Tenancy } from '../domain/node-life.ts';
+import { observationCounts } from '../domain/node-life.ts';
+import type { NodeInput, Tenancy } from '../domain/node-records.ts';
 import { environmentFrom } from '../domain/revision.ts';
 import { guestRuns, isInstalled, isolatedIn, type NodeState } from '../domain/states.ts';
 import type { Store } from '../kube/store.ts';
@@ -29,19 +30,6 @@ export interface NodeNote {
   readonly state: NodeState;
   readonly imageTrouble?: { code: string; message: string };
 }
-
-/** Index of nodes by the uid of the allocation that claims them. */
-export const byClaimUid = 'claimUid';
-/** Index of nodes by `namespace/name` of the allocation that claims them. */
-export const byClaimOwner = 'claimOwner';
-
-export const nodeIndexes: Readonly<Record<string, (node: PhysicalNode) => readonly string[]>> = {
-  [byClaimUid]: (node) => (node.status?.claim ? [node.status.claim.allocation.uid] : []),
-  [byClaimOwner]: (node) => {
-    const owner = node.status?.claim?.allocation;
-    return owner ? [`${owner.namespace}/${owner.name}`] : [];
-  },
-};
 
 /** How long an agent may be away before a node that was chosen and not yet claimed is given up for another. */
 export const patienceMs = 30_000;

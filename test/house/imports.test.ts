@@ -16,7 +16,7 @@ interface Direction {
 const foundation = 'controller/(api|runtime)/';
 const ports = 'controller/(kube|agents|gitops)/([a-z-]+-)?port\\.ts$';
 /** Parts of controller/kube that speak only in terms of its port, and hold what every reconciler needs. */
-const kubeTools = 'controller/kube/(store|patch|events|finalizers?|conditions)[a-z-]*\\.ts$';
+const kubeTools = 'controller/kube/(store|patch|informer|events|finalizers?|conditions)[a-z-]*\\.ts$';
 
 /** Of controller/kube, besides the port, what is pure and about the API's own notions: texts of selectors, JSON, versions. */
 const apiNotions = 'controller/kube/(port|json|selector|resource-version)\\.ts$';

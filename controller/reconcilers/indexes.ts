@@ -1,0 +1,26 @@
+/**
+ * The indexes of the caches, by name.
+ */
+import type { NodeAllocation, PhysicalNode } from '../api/types.generated.ts';
+import type { Indexer } from '../kube/store.ts';
+
+/** Nodes by the uid of the allocation that claims them. */
+export const byClaimUid = 'claimUid';
+/** Nodes by `namespace/name` of the allocation that claims them. */
+export const byClaimOwner = 'claimOwner';
+/** Allocations by `namespace/name` of their environment. */
+export const byEnvironment = 'environment';
+
+export const nodeIndexes: Readonly<Record<string, Indexer<PhysicalNode>>> = {
+  [byClaimUid]: ({ status }) => (status?.claim ? [status.claim.allocation.uid] : []),
+  [byClaimOwner]: ({ status }) => {
+    const owner = status?.claim?.allocation;
+    return owner ? [`${owner.namespace}/${owner.name}`] : [];
+  },
+};
+
+export const allocationIndexes: Readonly<Record<string, Indexer<NodeAllocation>>> = {
+  [byEnvironment]: ({ metadata, spec }) => [
+    `${spec.environmentRef.namespace ?? metadata.namespace ?? ''}/${spec.environmentRef.name}`,
+  ],
+};

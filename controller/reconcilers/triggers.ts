@@ -1,0 +1,147 @@
+/**
+ * What wakes whom: changes of objects, observations and conclusions become keys in the work queues.
+ *
+ * Invariants:
+ * 1. Every change that a decision depends on adds the key of that decision; a key too many does no harm.
+ * 2. What comes in bursts (observations, conclusions, free nodes) is gathered before it wakes an allocation or an agent.
+ */
+import type { NodeAllocation, PhysicalNode } from '../api/types.generated.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { WorkQueue } from '../runtime/queue.ts';
+import type { Fleet } from './fleet.ts';
+import { byClaimOwner, byEnvironment } from './indexes.ts';
+import type { FleetPlacer } from './placer.ts';
+
+export interface Queues {
+  readonly nodes: WorkQueue;
+  readonly allocations: WorkQueue;
+  readonly environments: WorkQueue;
+  readonly agents: WorkQueue;
+}
+
+export interface TriggerOptions {
+  readonly fleet: Fleet;
+  readonly placer: FleetPlacer;
+  readonly queues: Queues;
+  readonly clock: Clock;
+  readonly term: () => number | undefined;
+  readonly raiseTerm: (above: number) => void;
+}
+
+export interface Triggers {
+  /** The agent said something of a node. */
+  readonly onObservation: (nodeName: string) => void;
+  /** A link came, went or met an error. */
+  readonly onLink: (agentName: string) => void;
+  readonly stop: () => void;
+}
+
+/** Gathers the conclusions of a rack's nodes before their allocation is looked at. */
+const gatherMs = 100;
+/** Progress of the copy is shown this often. */
+const progressMs = 2_000;
+
+const ownerKey = (node: PhysicalNode | undefined): string | undefined => {
+  const owner = node?.status?.claim?.allocation;
+  return owner ? `${owner.namespace}/${owner.name}` : undefined;
+};
+
+/** What of an allocation its nodes' decisions look at, besides the lists. */
+const termsOf = (allocation: NodeAllocation | undefined): string =>
+  JSON.stringify([
+    allocation?.metadata.uid,
+    allocation?.spec.suspend,
+    allocation?.spec.reclaim,
+    allocation?.status?.revision,
+  ]);
+
+export function connectTriggers(options: TriggerOptions): Triggers {
+  const { fleet, placer, queues, clock } = options;
+  let cancelKick: (() => void) | undefined;
+  const wakeAllocation = (key: string, afterMs: number): void => {
+    const priority = fleet.allocations.getByKey(key)?.spec.priority ?? 0;
+    queues.allocations.add(key, { afterMs, priority });
+  };
+  const wakeOwners = (name: string, afterMs: number): void => {
+    for (const key of fleet.assignments.allocationsOf(name)) wakeAllocation(key, afterMs);
+    const owner = ownerKey(fleet.nodes.getByKey(name));
+    if (owner) wakeAllocation(owner, afterMs);
+  };
+  /** Free nodes go to those that wait; gathered, because a released rack comes node by node. */
+  const kickWaiting = (): void => {
+    cancelKick ??= clock.setTimer(gatherMs, () => {
+      cancelKick = undefined;
+      for (const [key, allocation] of entries(fleet)) {
+        if ((allocation.status?.replicas ?? 0) < allocation.spec.replicas) wakeAllocation(key, 0);
+      }
+    });
+  };
+  const refreshFree = (name: string): void => {
+    if (placer.refresh(name)) kickWaiting();
+  };
+  const wakeAgentOf = (name: string, afterMs: number): void => {
+    const agent = fleet.agentNameOf(name);
+    if (agent) queues.agents.add(agent, { afterMs });
+  };
+
+  const unsubscribe = [
+    fleet.nodes.onChange((name, before, after) => {
+      queues.nodes.add(name);
+      refreshFree(name);
+      const owner = ownerKey(before);
+      if (owner) wakeAllocation(owner, gatherMs);
+      wakeOwners(name, gatherMs);
+      if (after === undefined) wakeAgentOf(name, 0);
+      else wakeAgentOf(name, progressMs);
+    }),
+    fleet.allocations.onChange((key, before, after) => {
+      for (const name of fleet.assignments.update(key, after)) {
+        queues.nodes.add(name);
+        refreshFree(name);
+      }
+      if (termsOf(before) !== termsOf(after)) for (const name of fleet.assignments.nodesOf(key)) queues.nodes.add(name);
+      if (after === undefined || before === undefined || before.metadata.uid !== after.metadata.uid) {
+        for (const node of fleet.nodes.byIndex(byClaimOwner, key)) queues.nodes.add(node.metadata.name);
+      }
+      wakeAllocation(key, 0);
+    }),
+    fleet.environments.onChange((key) => {
+      queues.environments.add(key);
+      for (const allocation of fleet.allocations.byIndex(byEnvironment, key)) {
+        wakeAllocation(`${allocation.metadata.namespace}/${allocation.metadata.name}`, 0);
+      }
+    }),
+    fleet.agents.onChange((key) => queues.agents.add(key)),
+  ];
+  fleet.onNote = (name) => {
+    refreshFree(name);
+    wakeOwners(name, gatherMs);
+    wakeAgentOf(name, progressMs);
+  };
+  return {
+    onObservation: (name) => {
+      queues.nodes.add(name);
+      wakeOwners(name, progressMs);
+    },
+    onLink: (agentName) => {
+      queues.agents.add(agentName);
+      const link = [...fleet.links()].find((candidate) => candidate.name === agentName);
+      const highest = link?.state().hello?.highestTerm ?? 0;
+      const term = options.term();
+      if (term !== undefined && highest > term) options.raiseTerm(highest);
+      for (const name of link?.nodes.keys() ?? []) queues.nodes.add(name);
+    },
+    stop: () => {
+      cancelKick?.();
+      for (const end of unsubscribe) end();
+      fleet.onNote = () => {};
+    },
+  };
+}
+
+function* entries(fleet: Fleet): Iterable<[string, NodeAllocation]> {
+  for (const key of fleet.allocations.keys()) {
+    const allocation = fleet.allocations.getByKey(key);
+    if (allocation) yield [key, allocation];
+  }
+}
