@@ -136,6 +136,7 @@ class MemoryLink implements AgentLink {
 
   /** Ends the stream, if any, and opens another in a later turn. */
   reconnect(): void {
+    if (this.#source !== undefined) this.#mirror.ended();
     this.#end();
     if (this.#closed) return;
     this.#turn(() => {

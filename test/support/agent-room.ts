@@ -62,6 +62,7 @@ export const tenancy: readonly TestStep[] = [steps.isolate(), steps.reimage(), s
 export class AgentRoom {
   readonly clock = new VirtualClock();
   readonly store: RackStore;
+  readonly name: string;
   readonly nodes: readonly string[];
   readonly log: AgentLog;
   readonly errors: unknown[] = [];
@@ -74,6 +75,7 @@ export class AgentRoom {
   constructor(
     options: { nodes?: readonly string[]; room?: Partial<RoomOptions>; log?: AgentLog; store?: RackStore } = {},
   ) {
+    this.name = options.name ?? 'rack-0';
     this.nodes = options.nodes ?? ['n0', 'n1'];
     this.#room = { ...defaultRoom, ...options.room };
     this.store = options.store ?? new MemoryRackStore(10_000, true);
@@ -96,7 +98,7 @@ export class AgentRoom {
 
   #openCore(): AgentCore {
     return new AgentCore({
-      name: 'rack-0',
+      name: this.name,
       version: 'test',
       nodes: this.nodes,
       drivers: simulatedDrivers(this.rack),
