@@ -69,6 +69,9 @@ function query(parameters: Readonly<Record<string, string | number | undefined>>
 function item(gvk: GroupVersionKind, key: ObjectKey, subresource = ''): string {
   // An empty name would address the collection: a DELETE there deletes everything.
   if (key.name === '') throw new KubeError('Invalid', `${gvk.kind}: the name is empty`);
+  if (key.name === '.' || key.name === '..' || /[/%]/.test(key.name)) {
+    throw new KubeError('Invalid', `${gvk.kind}: ${JSON.stringify(key.name)} cannot be a name`);
+  }
   if (gvk.namespaced && (key.namespace ?? '') === '') {
     throw new KubeError('Invalid', `${gvk.kind} ${JSON.stringify(key.name)}: the namespace is missing`);
   }

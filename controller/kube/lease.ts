@@ -86,11 +86,6 @@ function termOf(lease: Lease): number {
   return Math.max(Number.isSafeInteger(term) ? term : 0, lease.spec?.leaseTransitions ?? 0);
 }
 
-/** metav1.MicroTime. */
-function microTime(ms: number): string {
-  return `${new Date(ms).toISOString().slice(0, -1)}000Z`;
-}
-
 class Elector implements Election {
   readonly identity: string;
   readonly #options: ElectionOptions;
@@ -106,6 +101,9 @@ class Elector implements Election {
   #highestSeen = 0;
   #leadership: Leadership | undefined;
   #cancelDeadline = (): void => {};
+  /** The renewal sent last, to be known again when its answer is lost. */
+  #sent: { readonly renewTime: string; readonly at: number } | undefined;
+  #renewals = 0;
   /** Writes to the Lease wait for each other. */
   #lastWrite: Promise<unknown> = Promise.resolve();
 
@@ -209,12 +207,11 @@ class Elector implements Election {
 
   /** After a failed write of a leader: whether the Lease is still ours, and at which version. */
   async #readBack(): Promise<void> {
+    const sent = this.#sent;
     const lease = await this.#read();
     if (lease === undefined) this.#lose('the Lease was deleted');
     else if (lease.spec?.holderIdentity !== this.identity) this.#lose(`taken by ${lease.spec?.holderIdentity}`);
-    else if (this.#leadership !== undefined) {
-      this.#leadership = { ...this.#leadership, term: Math.max(this.#leadership.term, termOf(lease)) };
-    }
+    else if (sent !== undefined && lease.spec.renewTime === sent.renewTime) this.#renewed(lease, sent.at);
   }
 
   async #challenge(): Promise<void> {
@@ -228,7 +225,7 @@ class Elector implements Election {
     if (holder !== '' && holder !== this.identity && !expired) return;
     const sentAt = clock.monotonic();
     const term = this.#nextTerm();
-    const now = microTime(clock.now());
+    const now = this.#microTime();
     const taken = await this.#patch(lease, term, {
       holderIdentity: this.identity,
       leaseDurationSeconds: Math.ceil(this.#leaseDurationMs / 1000),
@@ -247,7 +244,7 @@ class Elector implements Election {
   async #create(): Promise<void> {
     const { client, namespace, name, clock } = this.#options;
     const sentAt = clock.monotonic();
-    const now = microTime(clock.now());
+    const now = this.#microTime();
     const term = this.#nextTerm();
     const created = await client.create<Lease & { spec: object }>(leaseKind, {
       apiVersion: 'coordination.k8s.io/v1',
@@ -270,15 +267,27 @@ class Elector implements Election {
     const lease = this.#lease;
     const leadership = this.#leadership;
     if (lease === undefined || leadership === undefined) return;
-    const sentAt = clock.monotonic();
+    const at = clock.monotonic();
+    const renewTime = this.#microTime();
+    this.#sent = { renewTime, at };
     const term = Math.max(leadership.term, raisedTerm);
-    const renewed = await this.#patch(lease, term, { renewTime: microTime(clock.now()) });
+    this.#renewed(await this.#patch(lease, term, { renewTime }), at);
+  }
+
+  #renewed(lease: Lease, sentAt: number): void {
+    this.#lease = lease;
+    this.#highestSeen = Math.max(this.#highestSeen, termOf(lease));
     // Lost while the answer was under way: leadership does not come back, only a new one under a new term.
     if (this.#leadership === undefined) return;
-    this.#lease = renewed;
-    this.#leadership = { term, renewedAt: sentAt };
-    this.#highestSeen = Math.max(this.#highestSeen, term);
+    this.#leadership = { term: Math.max(this.#leadership.term, termOf(lease)), renewedAt: sentAt };
     this.#setDeadline(sentAt);
+  }
+
+  /** metav1.MicroTime; the microseconds count the writes, so that no two of this process look the same. */
+  #microTime(): string {
+    this.#renewals = (this.#renewals + 1) % 1000;
+    const micros = String(this.#renewals).padStart(3, '0');
+    return `${new Date(this.#options.clock.now()).toISOString().slice(0, -1)}${micros}Z`;
   }
 
   #patch(lease: Lease, term: number, spec: NonNullable<Lease['spec']>): Promise<Lease> {
