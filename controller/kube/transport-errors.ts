@@ -79,14 +79,15 @@ function reasonOf(status: number, reason: unknown, changes: boolean): KubeErrorR
 
 /**
  * A 422 that says that the object is not as the patch expects it. kube-apiserver answers a JSON patch that does not apply
- * (a failed `test`, a path that is not there) with a bare 422 that names no object and no cause, and a merge patch with
- * another uid with the cause `metadata.uid`.
+ * (a failed `test`, a path that is not there) with a 422 that blames no field, as validation always does; and a merge patch
+ * with another uid with one that blames `metadata.uid`.
  */
 function doesNotApply(sent: Sent, parsed: Record<string, unknown>): boolean {
   const details = isJsonObject(parsed.details) ? parsed.details : {};
-  const causes = Array.isArray(details.causes) ? details.causes : [];
-  if (causes.length === 0) return sent.contentType === 'application/json-patch+json' && details.name === undefined;
-  return causes.some((cause) => isJsonObject(cause) && cause.field === 'metadata.uid');
+  const causes = Array.isArray(details.causes) ? details.causes.filter(isJsonObject) : [];
+  const fields = causes.map((cause) => cause.field).filter((field) => field !== undefined);
+  if (fields.length === 0) return sent.contentType === 'application/json-patch+json';
+  return fields.includes('metadata.uid');
 }
 
 export function errorFromResponse(
