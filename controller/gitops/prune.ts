@@ -1,0 +1,100 @@
+/**
+ * What may be deleted because it left the repository. Pure.
+ *
+ * Invariants:
+ * 1. Only what the inventory says was applied, with the uid that was applied, is ever in `prune`.
+ * 2. What a file names, validly or not, and what a file that now fails once defined, is kept.
+ * 3. While new content hides which objects it defines, nothing is pruned: an object may have moved there.
+ * 4. A path that names nothing any more, a rewritten branch, and the loss of a large share wait for a person.
+ * 5. A Namespace is never pruned: others' objects would go with it.
+ */
+import type { DesiredState } from './desired.ts';
+import type { Inventory, InventoryEntry } from './inventory.ts';
+import type { History } from './source.ts';
+
+export interface PruneSettings {
+  /** More than this share of the inventory at once waits for a confirmation. */
+  readonly largestShare: number;
+  /** Fewer than this many never wait for the share's sake. */
+  readonly smallestHeld: number;
+}
+
+/** Half of everything at once is more likely a mistake than a wish; three objects are a common commit. */
+export const defaultPruneSettings: PruneSettings = { largestShare: 0.5, smallestHeld: 4 };
+
+export interface PruneInput {
+  readonly inventory: Inventory;
+  readonly desired: Pick<DesiredState, 'valid' | 'named' | 'failing' | 'unread'>;
+  readonly history: History;
+  readonly commit: string;
+  /** The commit that a person named, whole or at least its first seven digits. */
+  readonly confirmed: string | undefined;
+  readonly settings: PruneSettings;
+}
+
+export interface PrunePlan {
+  readonly prune: readonly InventoryEntry[];
+  /** Forgotten without being deleted. */
+  readonly release: readonly InventoryEntry[];
+  /** Missing, but kept because a file cannot be read. */
+  readonly kept: readonly InventoryEntry[];
+  /** Missing, and waiting for a confirmation. */
+  readonly waiting: readonly InventoryEntry[];
+  /** Why `kept` or `waiting` is not empty. */
+  readonly reason: string | undefined;
+  /** Unread content that was already so when everything in the inventory was last accounted for. */
+  readonly unread: Readonly<Record<string, string>>;
+}
+
+/** Whether the entry's file, or a directory around it, is one of those. */
+function isBelow(file: string, paths: ReadonlySet<string>): boolean {
+  if (paths.has(file)) return true;
+  for (let at = file.lastIndexOf('/'); at > 0; at = file.lastIndexOf('/', at - 1)) {
+    if (paths.has(file.slice(0, at))) return true;
+  }
+  return false;
+}
+
+export function isConfirmed(confirmed: string | undefined, commit: string): boolean {
+  return confirmed !== undefined && confirmed.length >= 7 && commit.startsWith(confirmed);
+}
+
+export function planPrune(input: PruneInput): PrunePlan {
+  const { inventory, desired, history, commit, confirmed, settings } = input;
+  const missing = inventory.entries.filter((entry) => !desired.valid.has(entry.key) && !desired.named.has(entry.key));
+  const kept = missing.filter((entry) => isBelow(entry.file, desired.failing));
+  const gone = missing.filter((entry) => !kept.includes(entry));
+  const release = gone.filter((entry) => entry.group === '' && entry.kind === 'Namespace');
+  const candidates = gone.filter((entry) => !release.includes(entry));
+  const unreadNow = Object.fromEntries(desired.unread);
+  const plan = { prune: [], release, kept, waiting: [], unread: unreadNow };
+  const keptReason = kept.length === 0 ? undefined : 'objects of files with errors keep their last good state';
+  if (candidates.length === 0) return { ...plan, reason: keptReason };
+
+  const suspects = Object.entries(unreadNow).filter(([path, id]) => inventory.unread[path] !== id);
+  if (suspects.length > 0) {
+    const names = suspects.map(([path]) => path).slice(0, 3);
+    const reason = `nothing is pruned until ${names.join(', ')} can be read: removed objects may have moved there`;
+    return { ...plan, release: [], kept: [...kept, ...gone], reason, unread: inventory.unread };
+  }
+  const alarm = alarmOf(candidates.length, inventory.entries.length, desired, history, settings);
+  if (alarm !== undefined && !isConfirmed(confirmed, commit)) {
+    return { ...plan, release: [], waiting: gone, reason: alarm };
+  }
+  return { ...plan, prune: candidates, reason: keptReason };
+}
+
+function alarmOf(
+  candidates: number,
+  total: number,
+  desired: PruneInput['desired'],
+  history: History,
+  settings: PruneSettings,
+): string | undefined {
+  if (desired.valid.size + desired.named.size === 0) return 'the path defines no objects any more';
+  if (history === 'Rewritten' || history === 'Unrelated') return 'the branch was rewritten';
+  if (candidates >= settings.smallestHeld && candidates > total * settings.largestShare) {
+    return `${candidates} of ${total} objects left the repository at once`;
+  }
+  return undefined;
+}
