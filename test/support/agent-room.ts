@@ -73,7 +73,13 @@ export class AgentRoom {
   #operations = 0;
 
   constructor(
-    options: { nodes?: readonly string[]; room?: Partial<RoomOptions>; log?: AgentLog; store?: RackStore } = {},
+    options: {
+      name?: string;
+      nodes?: readonly string[];
+      room?: Partial<RoomOptions>;
+      log?: AgentLog;
+      store?: RackStore;
+    } = {},
   ) {
     this.name = options.name ?? 'rack-0';
     this.nodes = options.nodes ?? ['n0', 'n1'];

@@ -3,7 +3,8 @@
  *
  * Invariants:
  * 1. A change is stored before anybody is told of it, so a killed process never said what a restarted one denies.
- * 2. The room's own time goes on only while it runs, and is stored with every change.
+ * 2. The room's own time goes on only while it runs, and is stored with every change; while something is to come, also
+ *    every progress interval, so that a machine that is killed with its process does not begin its POST again for ever.
  * 3. One timer serves the whole rack.
  */
 import type { Clock } from '../../../controller/runtime/clock.ts';
@@ -49,6 +50,7 @@ export class SimulatedRack {
   #events: RoomEvent[] = [];
   #listener: (node: string) => void = () => {};
   #cancelTimer: (() => void) | undefined;
+  #storedAtMs: number;
   #timerAtMs = Number.POSITIVE_INFINITY;
   #rerate = false;
   #closed = false;
@@ -60,6 +62,7 @@ export class SimulatedRack {
     const stored = options.store.load();
     this.#startedAt = options.clock.monotonic();
     this.#baseMs = stored.nowMs;
+    this.#storedAtMs = stored.nowMs;
     this.floor = {
       after: (machine, durationMs, to) => this.schedule(machine, 'stage', { token: '', to, fails: false }, durationMs),
       chance: (machine, step) => this.chance(machine, step),
@@ -152,7 +155,12 @@ export class SimulatedRack {
     if (this.#closed) return;
     const now = this.nowMs();
     const urgent = this.#dirty.size > 0 || this.#rerate;
-    const dueMs = urgent ? now : Math.min(this.#agenda.peek()?.dueMs ?? Number.POSITIVE_INFINITY, this.copies.nextMs());
+    const nextMs = Math.min(this.#agenda.peek()?.dueMs ?? Number.POSITIVE_INFINITY, this.copies.nextMs());
+    const beatMs =
+      this.#options.store.durable && nextMs !== Number.POSITIVE_INFINITY
+        ? this.#storedAtMs + this.#options.progressIntervalMs
+        : nextMs;
+    const dueMs = urgent ? now : Math.min(nextMs, beatMs);
     if (dueMs === this.#timerAtMs || (this.#timerAtMs <= now && this.#cancelTimer !== undefined)) return;
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
@@ -179,7 +187,8 @@ export class SimulatedRack {
     }
     if (this.#rerate) this.copies.rerate(now);
     this.#rerate = false;
-    this.#flush();
+    const beat = this.#options.store.durable && now - this.#storedAtMs >= this.#options.progressIntervalMs;
+    this.#flush(beat);
     this.#arm();
   }
 
@@ -192,10 +201,11 @@ export class SimulatedRack {
     }
   }
 
-  #flush(): void {
-    if (this.#dirty.size === 0 && this.#events.length === 0) return;
+  #flush(always = false): void {
+    if (this.#dirty.size === 0 && this.#events.length === 0 && !always) return;
     try {
-      this.#options.store.save(this.#dirty.values(), this.nowMs(), this.#events);
+      this.#storedAtMs = this.nowMs();
+      this.#options.store.save(this.#dirty.values(), this.#storedAtMs, this.#events);
     } catch (error) {
       this.#options.onError?.(error);
       this.#options.clock.setTimer(storeRetryMs, () => this.#arm());
@@ -242,7 +252,7 @@ export class SimulatedRack {
   }
 
   close(): void {
-    this.#flush();
+    this.#flush(true);
     this.#closed = true;
     this.#cancelTimer?.();
     this.#options.store.close();

@@ -23,6 +23,8 @@ export interface RoomEvent {
 }
 
 export interface RackStore {
+  /** Whether it outlives the process: then the room's time is stored while it passes, not only with changes. */
+  readonly durable: boolean;
   load(): { readonly machines: SimMachine[]; readonly nowMs: number };
   save(machines: Iterable<SimMachine>, nowMs: number, events: readonly RoomEvent[]): void;
   /** Oldest first. */
@@ -32,6 +34,7 @@ export interface RackStore {
 
 /** Keeps nothing of the machines: the process is the room. */
 export class MemoryRackStore implements RackStore {
+  readonly durable = false;
   readonly #bodies = new Map<string, string>();
   readonly #events: RoomEvent[] = [];
   readonly #limit: number;
@@ -88,6 +91,7 @@ export function openSqliteRackStore(path: string, historyLimit: number): RackSto
   const trim = database.prepare('DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?');
   let saves = 0;
   return {
+    durable: true,
     load: () => ({
       machines: database
         .prepare('SELECT body FROM machine')

@@ -1,0 +1,123 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { openSqliteRackStore, readRackHistory } from '../../agent/drivers/simulated/store.ts';
+import { MemoryLog, openSqliteLog } from '../../agent/log.ts';
+import type { Instruction } from '../../controller/api/protocol.generated.ts';
+import { AgentRoom, enrolment, steps, type TestStep, tenancy } from '../support/agent-room.ts';
+
+interface Planned {
+  readonly step: TestStep;
+  readonly epoch: number;
+}
+
+/** A machine's whole life, twice. */
+const life: readonly Planned[] = [
+  ...enrolment.map((step) => ({ step, epoch: 1 })),
+  ...tenancy.map((step) => ({ step, epoch: 2 })),
+  ...[steps.drain(), ...enrolment].map((step) => ({ step, epoch: 3 })),
+];
+
+/** Runs the whole life; after every `everyMs` of the machine's time, `interrupt` happens. */
+async function live(room: AgentRoom, everyMs: number, interrupt: (room: AgentRoom) => void): Promise<void> {
+  for (const [index, { step, epoch }] of life.entries()) {
+    const instruction = { operationId: `life-${index}`, node: 'n0', epoch, ...step } as Instruction;
+    const give = (): void => {
+      room.core.instruct({ term: 1, instructions: [instruction] });
+    };
+    give();
+    for (
+      let turn = 0;
+      room.seen().operation?.id !== `life-${index}` || room.seen().operation?.status !== 'Done';
+      turn++
+    ) {
+      assert.ok(turn < 3_000, `${step.verb} does not end: ${JSON.stringify(room.seen().operation)}`);
+      assert.notEqual(room.seen().operation?.status, 'Failed', JSON.stringify(room.seen().operation));
+      await room.clock.advance(everyMs);
+      interrupt(room);
+      // As an operator does that does not know what became of it.
+      give();
+    }
+  }
+}
+
+function assertLivedOnce(room: AgentRoom): void {
+  const count = (event: string): number => room.events(event).length;
+  assert.deepEqual(
+    {
+      imaged: count('imaged'),
+      wiped: count('wiped'),
+      attested: count('attested'),
+      devirtualized: count('devirtualized'),
+    },
+    { imaged: 1, wiped: 4, attested: 2, devirtualized: 1 },
+  );
+  assert.equal(room.seen().record.certificate?.epoch, 3);
+  assert.deepEqual(room.errors, []);
+}
+
+for (const everyMs of [137, 1_009, 7_919]) {
+  test(`an agent that dies every ${everyMs} ms of its machines' time does everything, and once`, async () => {
+    const room = new AgentRoom({ nodes: ['n0'] });
+    await live(room, everyMs, (it) => it.restartAgent());
+    assertLivedOnce(room);
+    room.close();
+  });
+}
+
+test('machines that are found again as they were stored go on, and nothing is done twice', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'agent-'));
+  try {
+    const path = join(directory, 'room.sqlite');
+    const store = openSqliteRackStore(path, 10_000);
+    // The rack closes its store with itself; here the file is what goes on.
+    const reopened = { ...store, close: () => {} };
+    const room = new AgentRoom({ nodes: ['n0'], store: reopened });
+    await live(room, 2_003, (it) => it.restartProcess());
+    assertLivedOnce(room);
+    room.close();
+    assert.equal(readRackHistory(path).filter(({ event }) => event === 'imaged').length, 1);
+    store.close();
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});
+
+test('the log keeps store id, terms and rows, and a torn write changes nothing', () => {
+  const directory = mkdtempSync(join(tmpdir(), 'agent-'));
+  try {
+    const path = join(directory, 'rack', 'log.sqlite');
+    const first = openSqliteLog(path, 'first', 'PowerLoss');
+    const room = new AgentRoom({ log: first });
+    room.give(steps.fence, { epoch: 7, term: 9 });
+    const [row] = first.load().filter(({ node }) => node === 'n0');
+    assert.ok(row);
+    const unwritable = { ...row, node: null } as unknown as typeof row;
+    assert.throws(() => first.write([{ ...row, epoch: 99 }, unwritable], 99));
+    room.close();
+    first.close();
+    const second = openSqliteLog(path, 'second', 'PowerLoss');
+    assert.equal(second.storeId, 'first');
+    assert.equal(second.highestTerm(), 9);
+    assert.equal(second.load().find(({ node }) => node === 'n0')?.epoch, 7);
+    second.close();
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});
+
+test('an agent whose log forgot a running tenant takes no new one for the machine', async () => {
+  const log = new MemoryLog('store-1', 'Manual');
+  const room = new AgentRoom({ nodes: ['n0'], log });
+  await room.runAll(enrolment, 1);
+  await room.runAll(tenancy.slice(0, 2), 2);
+  log.crash();
+  room.restartAgent();
+  assert.equal(room.seen().record.guestStarted, false);
+  assert.equal(room.seen().guest.state, 'Running');
+  assert.equal(room.give(steps.isolate('alloc-2', 'uid-2'), { epoch: 3 }).reason, 'NotAllowed');
+  assert.equal(room.events('imaged').length, 1);
+  room.close();
+});
