@@ -63,6 +63,21 @@ export function decideNode(input: NodeInput): NodeDecision {
   return unclaimed(input, status, facts);
 }
 
+/**
+ * Whether a guest of this epoch may have executed an instruction. The agent records `guestStarted` ahead of the power-on
+ * that could make it true; only its word that the boot failed, with no start counted, takes that back.
+ */
+export function guestMayHaveRun(facts: NodeObservation, epoch: number): boolean {
+  const { record, guest, operation } = facts;
+  if (!record.guestStarted) return false;
+  const bootFailed =
+    record.epoch === epoch &&
+    operation?.epoch === epoch &&
+    operation.verb === 'reimage' &&
+    operation.status === 'Failed';
+  return !(bootFailed && guest.starts === 0 && !record.commitSent);
+}
+
 /** Whether an observation speaks of this epoch. */
 export const observationCounts = (facts: NodeObservation, epoch: number): boolean => facts.record.epoch === epoch;
 
@@ -143,7 +158,7 @@ function tenancy(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObserv
   }
   if (owner.allocationUid !== claim.allocation.uid) return adopt(input, status, owner);
   if (owner.role === 'Ending') {
-    const neverStarted = !facts.record.guestStarted && status.lastError !== undefined;
+    const neverStarted = status.lastError !== undefined && !guestMayHaveRun(facts, claim.epoch);
     return endRecord(input, status, neverStarted ? failedBeforeUse : (owner.endReason ?? 'Released'), owner.erase);
   }
   if (owner.role === 'Unlisted') {

@@ -11,7 +11,7 @@ import type { AgentLink } from '../agents/port.ts';
 import type { Environment, NodeObservation } from '../api/protocol.generated.ts';
 import type { BitVisorAgent, ComputeEnvironment, NodeAllocation, PhysicalNode } from '../api/types.generated.ts';
 import type { MemberView } from '../domain/allocation-draft.ts';
-import { observationCounts } from '../domain/node-life.ts';
+import { guestMayHaveRun, observationCounts } from '../domain/node-life.ts';
 import type { NodeInput, Tenancy } from '../domain/node-records.ts';
 import { environmentFrom } from '../domain/revision.ts';
 import { guestRuns, isInstalled, isolatedIn, type NodeState } from '../domain/states.ts';
@@ -28,6 +28,8 @@ export interface FleetStores {
 /** What the node's reconciler concluded last. */
 export interface NodeNote {
   readonly state: NodeState;
+  /** Epoch of the claim that it was concluded under; 0 without one. */
+  readonly epoch: number;
   readonly imageTrouble?: { code: string; message: string };
 }
 
@@ -142,7 +144,8 @@ export class Fleet {
 
   note(nodeName: string, note: NodeNote): void {
     const before = this.#notes.get(nodeName);
-    if (before?.state === note.state && before.imageTrouble?.message === note.imageTrouble?.message) return;
+    const same = before?.state === note.state && before.epoch === note.epoch;
+    if (same && before?.imageTrouble?.message === note.imageTrouble?.message) return;
     this.#notes.set(nodeName, note);
     this.onNote(nodeName, before, note);
   }
@@ -150,7 +153,7 @@ export class Fleet {
   forget(nodeName: string): void {
     const before = this.#notes.get(nodeName);
     this.#notes.delete(nodeName);
-    if (before) this.onNote(nodeName, before, { state: 'Enrolling' });
+    if (before) this.onNote(nodeName, before, { state: 'Enrolling', epoch: 0 });
   }
 
   stateOf(nodeName: string): NodeState {
@@ -235,7 +238,9 @@ export class Fleet {
     const facts = this.lastFactsOf(nodeName);
     // What an agent says under an epoch counts for that epoch alone.
     const current = facts !== undefined && claim !== undefined && observationCounts(facts, claim.epoch);
-    const runs = claimed && end === undefined && guestRuns(state);
+    // A conclusion from before the claim was renewed says nothing of the new one.
+    const fresh = note === undefined || note.epoch === claim?.epoch;
+    const runs = claimed && end === undefined && fresh && guestRuns(state);
     return {
       name: nodeName,
       state,
@@ -245,7 +250,7 @@ export class Fleet {
       fenced: facts === undefined ? false : isolatedIn(facts, 'quarantine'),
       isolated: claimed && (facts && claim ? isolatedIn(facts, claim.domain) : runs),
       // Without a record that says otherwise, a claimed node is in use.
-      guestStarted: claimed && (facts === undefined || facts.record.guestStarted),
+      guestStarted: claimed && (facts === undefined || guestMayHaveRun(facts, claim?.epoch ?? 0)),
       ready: runs,
       installed: runs && isInstalled(state),
       devirtualized: runs && state === 'BareMetal',

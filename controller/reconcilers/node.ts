@@ -114,19 +114,20 @@ export class NodeReconciler {
   ): Promise<Outcome> {
     const { fleet } = this.#options;
     const { name } = node.metadata;
+    const epoch = node.status?.claim?.epoch ?? 0;
     switch (decision.kind) {
       case 'rest':
-        fleet.note(name, { state: decision.state });
+        fleet.note(name, { state: decision.state, epoch });
         return { kind: 'done' };
       case 'held':
-        fleet.note(name, { state: decision.state });
+        fleet.note(name, { state: decision.state, epoch });
         return this.#writeHeld(node, decision);
       case 'record':
         return this.#write(node, decision.patch, decision.why, decision.event);
       case 'wait': {
         const failure = facts === undefined ? undefined : failureInUse(facts);
         if (failure) return this.#writeFailure(node, facts, decision.state, failure);
-        fleet.note(name, { state: decision.state });
+        fleet.note(name, { state: decision.state, epoch });
         return { kind: 'done' };
       }
       case 'step':
@@ -156,7 +157,11 @@ export class NodeReconciler {
     );
     this.#attempts.set(name, attempts);
     const trouble = action.kind === 'stalled' ? action.failure : attempts.lastFailure;
-    fleet.note(name, { state: decision.state, ...(isImageTrouble(trouble) ? { imageTrouble: trouble } : {}) });
+    fleet.note(name, {
+      state: decision.state,
+      epoch: decision.epoch,
+      ...(isImageTrouble(trouble) ? { imageTrouble: trouble } : {}),
+    });
     const refusal = this.#refusals.get(name);
     if (refusal !== undefined) {
       this.#refusals.delete(name);
