@@ -1,0 +1,187 @@
+/**
+ * Whatever it is told, in whatever order, and whatever fails meanwhile: judged by what the machines did, not by what the agent says.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { AgentRoom, enrolment, environment, steps, type TestStep, tenancy } from '../support/agent-room.ts';
+
+type Action =
+  | { readonly do: 'give'; readonly step: TestStep; readonly epochOffset: number; readonly domain?: string }
+  | { readonly do: 'pass'; readonly ms: number }
+  | { readonly do: 'restart' | 'reset' | 'cut' | 'power' }
+  | { readonly do: 'fail'; readonly what: 'power' | 'fabric' | 'vmmLoad' | 'wipe' | 'attest' | 'devirtualize' };
+
+const tenants = [
+  { domain: 'alloc-1', uid: 'uid-1' },
+  { domain: 'alloc-2', uid: 'uid-2' },
+] as const;
+
+const stepArbitrary: fc.Arbitrary<TestStep> = fc.constantFrom<TestStep>(
+  ...tenants.flatMap(({ domain, uid }) => [steps.isolate(domain, uid), steps.reimage(environment(), uid)]),
+  ...tenants.map(({ uid }) => steps.reimage(environment('r2'), uid)),
+  steps.prepare,
+  steps.commit,
+  steps.drain(60),
+  ...enrolment,
+  ...enrolment,
+  steps.off,
+  steps.on,
+  steps.inspect,
+  steps.throttle(50e6),
+);
+
+const actionArbitrary: fc.Arbitrary<Action> = fc.oneof(
+  {
+    weight: 10,
+    arbitrary: fc.record({
+      do: fc.constant('give' as const),
+      step: stepArbitrary,
+      // Mostly the epoch in force, often the next, sometimes an old one.
+      epochOffset: fc.constantFrom(0, 0, 0, 0, 1, 1, -1),
+    }),
+  },
+  {
+    weight: 8,
+    arbitrary: fc.record({ do: fc.constant('pass' as const), ms: fc.constantFrom(0, 500, 5_000, 60_000, 300_000) }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constantFrom('restart' as const, 'reset' as const, 'cut' as const, 'power' as const),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant('fail' as const),
+      what: fc.constantFrom('power', 'fabric', 'vmmLoad', 'wipe', 'attest', 'devirtualize'),
+    }) as fc.Arbitrary<Action>,
+  },
+);
+
+/** Sequences that lead somewhere, for chance to disturb: random verbs alone rarely come as far as a guest. */
+const prefixes: readonly (readonly (readonly [TestStep, number])[])[] = [
+  [],
+  enrolment.map((step) => [step, 1] as const),
+  [...enrolment.map((step) => [step, 1] as const), ...tenancy.slice(0, 2).map((step) => [step, 2] as const)],
+  [...enrolment.map((step) => [step, 1] as const), ...tenancy.map((step) => [step, 2] as const)],
+];
+
+/** What was accepted, kept by the test alone. */
+class Judge {
+  readonly #room: AgentRoom;
+  #judged = 0;
+  /** Domains that an accepted isolate gave to each epoch, those of an update's earlier epochs among them. */
+  readonly #domains = new Map<number, Set<string>>();
+  readonly #allocationOf = new Map<number, string>();
+  #lastTenancy = 0;
+  #lastEnd = 0;
+  readonly #imaged = new Set<number>();
+
+  constructor(room: AgentRoom) {
+    this.#room = room;
+  }
+
+  accepted(step: TestStep, epoch: number): void {
+    const { allocation, domain } = (step.args ?? {}) as { allocation?: string; domain?: string };
+    if (allocation !== undefined) {
+      const inherited =
+        this.#allocationOf.get(this.#lastTenancy) === allocation ? this.#domains.get(this.#lastTenancy) : undefined;
+      const domains = this.#domains.get(epoch) ?? new Set(inherited);
+      if (domain !== undefined) domains.add(domain);
+      this.#domains.set(epoch, domains);
+      this.#allocationOf.set(epoch, allocation);
+      this.#lastTenancy = epoch;
+    }
+    if (step.verb === 'drain' || step.verb === 'fence') this.#lastEnd = epoch;
+  }
+
+  judge(): void {
+    const history = this.#room.rack.history();
+    for (const { event, detail } of history.slice(this.#judged)) {
+      const epoch = Number(detail.epoch ?? 0);
+      if (event === 'guest') this.#guest(epoch, detail.ports as { domain: string; state: string }[]);
+      if (event === 'wiped')
+        assert.ok(this.#lastEnd > this.#lastTenancy, 'a disk was wiped under a tenancy that nobody ended');
+      if (event === 'imaged') {
+        assert.ok(!this.#imaged.has(epoch), `epoch ${epoch} was imaged twice`);
+        assert.ok(this.#allocationOf.has(epoch), `nobody asked for an image in epoch ${epoch}`);
+        this.#imaged.add(epoch);
+      }
+    }
+    this.#judged = history.length;
+    const { record } = this.#room.seen();
+    assert.ok(!(record.guestStarted && record.certificate), 'a certificate outlived the start of a guest');
+  }
+
+  #guest(epoch: number, ports: readonly { readonly domain: string; readonly state: string }[]): void {
+    for (const { domain, state } of ports) {
+      const allowed = domain === 'quarantine' || this.#domains.get(epoch)?.has(domain) === true;
+      assert.ok(allowed && state === 'Ready', `a guest of epoch ${epoch} ran with a port ${state} in ${domain}`);
+    }
+    const { record } = this.#room.seen();
+    assert.ok(record.guestStarted, 'a guest ran and the log does not say so');
+  }
+}
+
+async function act(room: AgentRoom, judge: Judge, action: Action): Promise<void> {
+  const machine = room.rack.machine('n0');
+  switch (action.do) {
+    case 'give': {
+      const epoch = Math.max(1, room.seen().record.epoch + action.epochOffset);
+      if (room.give(action.step, { epoch }).result === 'Accepted') judge.accepted(action.step, epoch);
+      break;
+    }
+    case 'pass':
+      await room.clock.advance(action.ms);
+      break;
+    case 'restart':
+      room.restartAgent();
+      break;
+    case 'reset':
+      room.rack.reset(machine);
+      break;
+    case 'cut':
+      room.rack.cutPower(machine);
+      break;
+    case 'power':
+      room.rack.givePower(machine);
+      break;
+    case 'fail':
+      room.rack.failNext('n0', action.what);
+      break;
+  }
+  judge.judge();
+}
+
+test('no sequence of instructions and faults runs a guest before its isolation, or wipes what nobody ended', async () => {
+  const seen = { guest: 0, wiped: 0, imaged: 0, devirtualized: 0 };
+  await fc.assert(
+    fc.asyncProperty(
+      fc.nat(prefixes.length - 1),
+      fc.array(actionArbitrary, { maxLength: 40 }),
+      async (prefix, actions) => {
+        const room = new AgentRoom({ nodes: ['n0'] });
+        const judge = new Judge(room);
+        try {
+          for (const [step, epoch] of prefixes[prefix] ?? []) {
+            judge.accepted(step, epoch);
+            assert.equal(await room.run(step, epoch), 'Done');
+            judge.judge();
+          }
+          for (const action of actions) await act(room, judge, action);
+          await room.clock.advance(3_600_000);
+          judge.judge();
+          assert.deepEqual(room.errors, []);
+          for (const { event } of room.rack.history()) if (event in seen) seen[event as keyof typeof seen]++;
+        } finally {
+          room.close();
+        }
+      },
+    ),
+    { numRuns: 250 },
+  );
+  // A property that never comes near what it forbids shows nothing.
+  for (const [event, count] of Object.entries(seen)) assert.ok(count > 20, `only ${count} times ${event}`);
+});
