@@ -68,15 +68,17 @@ const prefixes: readonly (readonly (readonly [TestStep, number])[])[] = [
   [...enrolment.map((step) => [step, 1] as const), ...tenancy.map((step) => [step, 2] as const)],
 ];
 
-/** What was accepted, kept by the test alone. */
+/** What was accepted, kept by the test alone. A tenancy is all epochs between two clean machines. */
 class Judge {
   readonly #room: AgentRoom;
   #judged = 0;
-  /** Domains that an accepted isolate gave to each epoch, those of an update's earlier epochs among them. */
-  readonly #domains = new Map<number, Set<string>>();
-  readonly #allocationOf = new Map<number, string>();
+  /** Of the tenancy in force: an allocation may be adopted by another, which then owns what the first one had. */
+  #domains = new Set<string>();
+  #allocation = '';
+  #wipedSinceGuest = 0;
   #lastTenancy = 0;
   #lastEnd = 0;
+  readonly #asked = new Set<number>();
   readonly #imaged = new Set<number>();
 
   constructor(room: AgentRoom) {
@@ -86,14 +88,16 @@ class Judge {
   accepted(step: TestStep, epoch: number): void {
     const { allocation, domain } = (step.args ?? {}) as { allocation?: string; domain?: string };
     if (allocation !== undefined) {
-      const inherited =
-        this.#allocationOf.get(this.#lastTenancy) === allocation ? this.#domains.get(this.#lastTenancy) : undefined;
-      const domains = this.#domains.get(epoch) ?? new Set(inherited);
-      if (domain !== undefined) domains.add(domain);
-      this.#domains.set(epoch, domains);
-      this.#allocationOf.set(epoch, allocation);
-      this.#lastTenancy = epoch;
+      if (epoch > this.#lastTenancy && (allocation !== this.#allocation || this.#lastEnd > this.#lastTenancy)) {
+        const { disks } = this.#room.rack.machine('n0');
+        assert.ok(this.#wipedSinceGuest >= disks.length, `${allocation} got a machine that was not wiped`);
+        this.#domains = new Set();
+      }
+      if (domain !== undefined) this.#domains.add(domain);
+      this.#allocation = allocation;
+      this.#lastTenancy = Math.max(epoch, this.#lastTenancy);
     }
+    if (step.verb === 'reimage') this.#asked.add(epoch);
     if (step.verb === 'drain' || step.verb === 'fence') this.#lastEnd = epoch;
   }
 
@@ -101,12 +105,14 @@ class Judge {
     const history = this.#room.rack.history();
     for (const { event, detail } of history.slice(this.#judged)) {
       const epoch = Number(detail.epoch ?? 0);
-      if (event === 'guest') this.#guest(epoch, detail.ports as { domain: string; state: string }[]);
-      if (event === 'wiped')
+      if (event === 'guest') this.#guest(detail.ports as { domain: string; state: string }[]);
+      if (event === 'wiped') {
+        this.#wipedSinceGuest++;
         assert.ok(this.#lastEnd > this.#lastTenancy, 'a disk was wiped under a tenancy that nobody ended');
+      }
       if (event === 'imaged') {
         assert.ok(!this.#imaged.has(epoch), `epoch ${epoch} was imaged twice`);
-        assert.ok(this.#allocationOf.has(epoch), `nobody asked for an image in epoch ${epoch}`);
+        assert.ok(this.#asked.has(epoch), `nobody asked for an image in epoch ${epoch}`);
         this.#imaged.add(epoch);
       }
     }
@@ -115,13 +121,16 @@ class Judge {
     assert.ok(!(record.guestStarted && record.certificate), 'a certificate outlived the start of a guest');
   }
 
-  #guest(epoch: number, ports: readonly { readonly domain: string; readonly state: string }[]): void {
+  #guest(ports: readonly { readonly domain: string; readonly state: string }[]): void {
+    this.#wipedSinceGuest = 0;
     for (const { domain, state } of ports) {
-      const allowed = domain === 'quarantine' || this.#domains.get(epoch)?.has(domain) === true;
-      assert.ok(allowed && state === 'Ready', `a guest of epoch ${epoch} ran with a port ${state} in ${domain}`);
+      const fenced = domain === 'quarantine' && this.#lastEnd > this.#lastTenancy;
+      assert.ok(
+        (fenced || this.#domains.has(domain)) && state === 'Ready',
+        `a guest ran with a port ${state} in ${domain}`,
+      );
     }
-    const { record } = this.#room.seen();
-    assert.ok(record.guestStarted, 'a guest ran and the log does not say so');
+    assert.ok(this.#room.seen().record.guestStarted, 'a guest ran and the log does not say so');
   }
 }
 
