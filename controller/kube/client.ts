@@ -7,9 +7,9 @@
  */
 import type { Clock } from '../runtime/clock.ts';
 import { type CredentialSource, loadCredentials } from './credentials.ts';
+import { apiVersion } from './gvk.ts';
 import { isJsonObject } from './json.ts';
 import { type Lane, Limiter, urgentPlaces } from './limiter.ts';
-import { apiVersion } from './memory-objects.ts';
 import {
   type GroupVersionKind,
   type KubeClient,

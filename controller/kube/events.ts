@@ -9,6 +9,7 @@
 import { type Clock, toMetaTime } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Random } from '../runtime/random.ts';
+import { apiVersion } from './gvk.ts';
 import { type GroupVersionKind, KubeError, type KubeObject, type KubeWriter } from './port.ts';
 
 export const eventKind: GroupVersionKind = {
@@ -177,7 +178,7 @@ class Recorder implements EventRecorder {
   ): Happening {
     const { namespace, name, uid, resourceVersion } = object.metadata;
     const involved = {
-      apiVersion: gvk.group === '' ? gvk.version : `${gvk.group}/${gvk.version}`,
+      apiVersion: apiVersion(gvk),
       kind: gvk.kind,
       name,
       ...(namespace === undefined ? {} : { namespace }),

@@ -27,7 +27,7 @@ export const leaseKind: GroupVersionKind = {
 export const termAnnotation = 'bitvisor.io/term';
 
 /** A term that an agent reports above this is a lie or an attack: at one leadership a second it is 285 million years away. */
-export const highestTerm = Number.MAX_SAFE_INTEGER;
+const highestTerm = Number.MAX_SAFE_INTEGER;
 
 export interface Lease extends KubeObject {
   spec?: {

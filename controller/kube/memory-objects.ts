@@ -9,6 +9,7 @@
  * 4. A write that changes nothing returns the very object that was stored.
  */
 import fastJsonPatch from 'fast-json-patch';
+import { apiVersion, resourceName } from './gvk.ts';
 import { applyMergePatch, deepEqual, deepFreeze, frozenCopy, isJsonObject } from './json.ts';
 import { type GroupVersionKind, KubeError, type KubeObject, type ObjectMeta, type Preconditions } from './port.ts';
 
@@ -19,14 +20,6 @@ export interface KindTraits {
 }
 
 export type AnyObject = KubeObject & Record<string, unknown>;
-
-export function resourceName(gvk: GroupVersionKind): string {
-  return gvk.group === '' ? gvk.plural : `${gvk.plural}.${gvk.group}`;
-}
-
-export function apiVersion(gvk: GroupVersionKind): string {
-  return gvk.group === '' ? gvk.version : `${gvk.group}/${gvk.version}`;
-}
 
 export function notFound(gvk: GroupVersionKind, name: string): KubeError {
   return new KubeError('NotFound', `${resourceName(gvk)} "${name}" not found`, { status: 404 });

@@ -10,6 +10,7 @@
  */
 import { type Clock, toMetaTime } from '../runtime/clock.ts';
 import type { Random } from '../runtime/random.ts';
+import { resourceName } from './gvk.ts';
 import { frozenCopy } from './json.ts';
 import {
   type AnyObject,
@@ -19,7 +20,6 @@ import {
   type KindTraits,
   notFound,
   patched,
-  resourceName,
   updated,
   withVersion,
 } from './memory-objects.ts';
@@ -93,7 +93,8 @@ const keyOf = (key: ObjectKey): string => `${key.namespace ?? ''}/${key.name}`;
 
 class Store {
   readonly options: MemoryKubeOptions;
-  version = 0;
+  /** A server never gives out version 0: a watch from there means «from what there is now». */
+  version = 1;
   readonly #kinds = new Map<string, KindState>();
   readonly #openLists = new Map<string, OpenList>();
   #listsOpened = 0;

@@ -97,7 +97,7 @@ describe('informer', () => {
     await fc.assert(
       fc.asyncProperty(
         fc.integer(),
-        fc.array(fc.nat({ max: 7 }), { minLength: 10, maxLength: 50 }),
+        fc.array(fc.nat({ max: 7 }), { minLength: 10, maxLength: 50, size: 'max' }),
         async (seed, steps) => {
           const { clock, random, memory, kube, reader, start, create, remove, agrees } = setUp(seed, {
             historyLimit: 3,

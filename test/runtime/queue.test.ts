@@ -72,7 +72,7 @@ describe('work queue', () => {
     const step = fc.oneof(
       fc.record({
         kind: fc.constant('add' as const),
-        key: fc.constantFrom('a', 'b', 'c', 'd'),
+        key: fc.constantFrom('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'),
         afterMs: fc.constantFrom(0, 10, 20, 40),
         priority: fc.integer({ min: 0, max: 2 }),
       }),
@@ -81,7 +81,7 @@ describe('work queue', () => {
       fc.record({ kind: fc.constant('advance' as const), ms: fc.constantFrom(5, 10, 30) }),
     );
     await fc.assert(
-      fc.asyncProperty(fc.array(step, { maxLength: 60 }), async (steps) => {
+      fc.asyncProperty(fc.array(step, { maxLength: 60, size: 'max' }), async (steps) => {
         const clock = new VirtualClock();
         const queue = new WorkQueue(clock);
         const waiting = new Map<string, { at: number; priority: number }>();
