@@ -13,9 +13,18 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Clock } from '../runtime/clock.ts';
 import { toMetaTime } from '../runtime/clock.ts';
 import type { Random } from '../runtime/random.ts';
+import {
+  checkFinalizers,
+  checkIdentity,
+  checkNamespace,
+  checkTypeMeta,
+  decode,
+  keepServerFields,
+  refuse,
+  serverFields,
+} from './admission.ts';
 import { finalizersOf, isDeleting, metaOf, metaText, ownersOf, setFinalizers } from './meta.ts';
-import { apiVersionOf, type ResourceDefinition, storageKey } from './resources.ts';
-import { fieldError, formatFieldError } from './schema/errors.ts';
+import { type ResourceDefinition, storageKey } from './resources.ts';
 import { copyJson } from './schema/shape.ts';
 import { isObject, type JsonObject } from './schema/types.ts';
 import * as status from './status.ts';
@@ -62,7 +71,6 @@ export interface DeleteResult {
 /** Longest prefix of a generated name, and the letters of its suffix (k8s.io/apiserver's names.SimpleNameGenerator). */
 const longestNamePrefix = 58;
 const suffixLetters = 'bcdfghjklmnpqrstvwxz2456789';
-const serverFields = ['uid', 'creationTimestamp', 'generation', 'deletionTimestamp', 'deletionGracePeriodSeconds'];
 
 export class Objects {
   readonly #storage: Storage;
@@ -87,45 +95,6 @@ export class Objects {
     const stored = this.#storage.get(storageKey(definition), namespace, name);
     if (stored === undefined) throw status.notFound(definition, name);
     return stored;
-  }
-
-  #checkTypeMeta(definition: ResourceDefinition, object: JsonObject): void {
-    const apiVersion = apiVersionOf(definition);
-    if (object.apiVersion !== undefined && object.apiVersion !== apiVersion) {
-      throw status.badRequest(
-        `the API version in the data (${object.apiVersion}) does not match the expected API version (${apiVersion})`,
-      );
-    }
-    if (object.kind !== undefined && object.kind !== definition.kind) {
-      throw status.badRequest(
-        `the kind in the data (${object.kind}) does not match the expected kind (${definition.kind})`,
-      );
-    }
-    object.apiVersion = apiVersion;
-    object.kind = definition.kind;
-    if (object.metadata === undefined || object.metadata === null) object.metadata = {};
-  }
-
-  /** Refuses or reports fields that the schema does not know, and refuses what cannot be decoded. */
-  #decode(definition: ResourceDefinition, object: JsonObject, options: UpdateOptions): string[] {
-    const cannot = `${definition.kind} in version ${JSON.stringify(definition.version)} cannot be handled as a ${definition.kind}`;
-    const undecodable = definition.compiled.decodingErrors(object);
-    if (undecodable.length > 0) throw status.badRequest(`${cannot}: ${undecodable.map(formatFieldError).join(', ')}`);
-    if (options.fieldValidation === 'Ignore') return [];
-    const unknown = definition.compiled.unknownFields(object);
-    if (unknown.length === 0 || options.fieldValidation === 'Warn') return unknown;
-    const text = `strict decoding error: ${unknown.join(', ')}`;
-    if (options.isPatch !== true) throw status.badRequest(`${cannot}: ${text}`);
-    throw status.invalid('', '', '', [fieldError('FieldValueInvalid', ['patch'], text, metaText(object, 'name'))]);
-  }
-
-  #checkNamespace(definition: ResourceDefinition, object: JsonObject, namespace: string): void {
-    if (!definition.namespaced) return;
-    const given = metaText(object, 'namespace');
-    if (given !== '' && given !== namespace) {
-      throw status.badRequest(`the namespace of the provided object does not match the namespace sent on the request`);
-    }
-    metaOf(object).namespace = namespace;
   }
 
   #requireNamespace(definition: ResourceDefinition, namespace: string, name: string): void {
@@ -171,17 +140,16 @@ export class Objects {
 
   /** Creates an object. `incoming` becomes the server's. */
   create(definition: ResourceDefinition, namespace: string, incoming: JsonObject, options: WriteOptions): WriteResult {
-    this.#checkTypeMeta(definition, incoming);
-    const warnings = this.#decode(definition, incoming, options);
-    this.#checkNamespace(definition, incoming, namespace);
+    checkTypeMeta(definition, incoming);
+    const warnings = decode(definition, incoming, options);
+    checkNamespace(definition, incoming, namespace);
     this.#initMetadata(definition, incoming);
     definition.prepare?.(incoming, undefined);
     if (definition.hasStatus) delete incoming.status;
     definition.compiled.normalize(incoming);
     const name = metaText(incoming, 'name');
     this.#requireNamespace(definition, namespace, name);
-    const errors = definition.compiled.checkCreate(incoming);
-    if (errors.length > 0) throw status.invalid(definition.group, definition.kind, name, errors);
+    refuse(definition, name, definition.compiled.checkCreate(incoming));
     const key = { resource: storageKey(definition), namespace, name };
     if (this.#storage.get(key.resource, namespace, name) !== undefined) throw status.alreadyExists(definition, name);
     if (options.dryRun) return { body: JSON.stringify(incoming), warnings };
@@ -204,57 +172,6 @@ export class Objects {
     };
   }
 
-  #checkIdentity(definition: ResourceDefinition, next: JsonObject, current: JsonObject, options: UpdateOptions): void {
-    const name = metaText(current, 'name');
-    const metadata = metaOf(next);
-    const given = metaText(next, 'name');
-    if (given !== '' && given !== name) {
-      throw status.badRequest(`the name of the object (${given}) does not match the name on the URL (${name})`);
-    }
-    metadata.name = name;
-    const version = metaText(next, 'resourceVersion');
-    if (version === '' && options.mustNameVersion) {
-      const detail = 'must be specified for an update';
-      const error = fieldError('FieldValueInvalid', ['metadata', 'resourceVersion'], detail, 0);
-      throw status.invalid(definition.group, definition.kind, name, [
-        { ...error, message: `Invalid value: 0x0: ${detail}` },
-      ]);
-    }
-    const uid = metaText(next, 'uid');
-    if (uid !== '' && uid !== metaText(current, 'uid')) {
-      const why = `Precondition failed: UID in precondition: ${uid}, UID in object meta: ${metaText(current, 'uid')}`;
-      throw status.conflict(definition, name, why);
-    }
-    if (version !== '' && version !== metaText(current, 'resourceVersion')) {
-      throw status.conflict(definition, name, status.modifiedMeanwhile);
-    }
-  }
-
-  #keepServerFields(next: JsonObject, current: JsonObject): void {
-    const metadata = metaOf(next);
-    const before = metaOf(current);
-    delete metadata.managedFields;
-    delete metadata.selfLink;
-    for (const field of Object.keys(metadata)) if (metadata[field] === null) delete metadata[field];
-    for (const field of serverFields) {
-      if (before[field] === undefined) delete metadata[field];
-      else metadata[field] = before[field];
-    }
-    metadata.resourceVersion = before.resourceVersion;
-    if (Array.isArray(metadata.finalizers) && metadata.finalizers.length === 0) delete metadata.finalizers;
-  }
-
-  #checkFinalizers(definition: ResourceDefinition, next: JsonObject, current: JsonObject): void {
-    if (!isDeleting(current)) return;
-    const before = new Set(finalizersOf(current));
-    const added = finalizersOf(next).filter((finalizer) => !before.has(finalizer));
-    if (added.length === 0) return;
-    const detail = `no new finalizers can be added if the object is being deleted, found new finalizers []string{${added.map((text) => JSON.stringify(text)).join(', ')}}`;
-    throw status.invalid(definition.group, definition.kind, metaText(next, 'name'), [
-      fieldError('FieldValueForbidden', ['metadata', 'finalizers'], detail),
-    ]);
-  }
-
   /**
    * Replaces an object by what `change` makes of it.
    * @param change gets a copy that it may change and return, or returns another object.
@@ -270,10 +187,10 @@ export class Objects {
     const currentBody = this.bodyOf(definition, stored);
     const current = JSON.parse(currentBody) as JsonObject;
     let next = change(copyJson(current));
-    this.#checkTypeMeta(definition, next);
-    const warnings = this.#decode(definition, next, options);
-    this.#checkNamespace(definition, next, namespace);
-    this.#checkIdentity(definition, next, current, options);
+    checkTypeMeta(definition, next);
+    const warnings = decode(definition, next, options);
+    checkNamespace(definition, next, namespace);
+    checkIdentity(definition, next, current, options);
     const part = options.subresource === 'status' ? 'status' : 'main';
     if (part === 'status') {
       const { status: nextStatus } = next;
@@ -281,17 +198,17 @@ export class Objects {
       if (nextStatus === undefined || nextStatus === null) delete next.status;
       else next.status = nextStatus;
     } else {
-      this.#keepServerFields(next, current);
+      keepServerFields(next, current);
       if (options.internal !== true) definition.prepare?.(next, current);
       if (definition.hasStatus && options.internal !== true) {
         if (current.status === undefined) delete next.status;
         else next.status = copyJson(current.status);
       }
-      this.#checkFinalizers(definition, next, current);
+      checkFinalizers(definition, next, current);
     }
     definition.compiled.normalize(next);
     const errors = options.internal ? [] : definition.compiled.checkUpdate(next, current, part);
-    if (errors.length > 0) throw status.invalid(definition.group, definition.kind, name, errors);
+    refuse(definition, name, errors);
     const key = { resource: storageKey(definition), namespace, name };
     return { body: this.#replace(definition, key, next, current, currentBody, stored, options), warnings };
   }
@@ -328,11 +245,11 @@ export class Objects {
     const stored = this.read(definition, namespace, name);
     const object = JSON.parse(this.bodyOf(definition, stored)) as JsonObject;
     if (options.uid !== undefined && options.uid !== stored.uid) {
-      const why = `Precondition failed: UID in precondition: ${options.uid}, UID in object meta: ${stored.uid}`;
+      const why = `the UID in the precondition (${options.uid}) does not match the UID in record (${stored.uid}). The object might have been deleted and then recreated`;
       throw status.conflict(definition, name, why);
     }
     if (options.resourceVersion !== undefined && options.resourceVersion !== String(stored.version)) {
-      const why = `Precondition failed: ResourceVersion in precondition: ${options.resourceVersion}, ResourceVersion in object meta: ${stored.version}`;
+      const why = `the ResourceVersion in the precondition (${options.resourceVersion}) does not match the ResourceVersion in record (${stored.version}). The object might have been modified`;
       throw status.conflict(definition, name, why);
     }
     const key = { resource: storageKey(definition), namespace, name };

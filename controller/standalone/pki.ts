@@ -163,6 +163,16 @@ export class CertificateAuthority {
     return this.#kept('admin', { commonName: 'admin', organizations: ['system:masters'], hosts: [] });
   }
 
+  /** A kept leaf for another server (an agent), reached by its name; the files are `server-NAME.crt` and `server-NAME.key`. */
+  namedServerCertificate(name: string): Promise<KeyAndCertificate> {
+    return this.#kept(`server-${name}`, { commonName: name, organizations: [], hosts: [name] });
+  }
+
+  /** A kept leaf for a client; the files are `client-NAME.crt` and `client-NAME.key`. */
+  namedClientCertificate(name: string): Promise<KeyAndCertificate> {
+    return this.#kept(`client-${name}`, { commonName: name, organizations: [], hosts: [] });
+  }
+
   /** A new client identity; valid for a year, kept nowhere. */
   clientCertificate(commonName: string, organizations: readonly string[]): Promise<KeyAndCertificate> {
     return this.#issue({ commonName, organizations, hosts: [] });

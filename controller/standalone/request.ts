@@ -2,6 +2,7 @@
  * What a request asks for: the parts of its path, its parameters, the form of answer that it accepts.
  */
 import type { FieldValidation, Propagation } from './objects.ts';
+import { fieldError } from './schema/errors.ts';
 import * as status from './status.ts';
 
 /** A path below /api or /apis that names a resource. */
@@ -100,7 +101,7 @@ export function fieldValidationOf(query: URLSearchParams): FieldValidation {
 export function propagationOf(value: unknown): Propagation | undefined {
   if (value === undefined || value === null || value === '') return undefined;
   if (value === 'Foreground' || value === 'Background' || value === 'Orphan') return value;
-  throw status.badRequest(
-    `propagationPolicy: Unsupported value: ${JSON.stringify(value)}: supported values: "Foreground", "Background", "Orphan"`,
-  );
+  const detail = 'supported values: "Foreground", "Background", "Orphan"';
+  const error = fieldError('FieldValueNotSupported', ['propagationPolicy'], detail, String(value));
+  throw status.invalid('meta.k8s.io', 'DeleteOptions', '', [error]);
 }

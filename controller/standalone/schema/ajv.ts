@@ -152,7 +152,7 @@ function translateError(error: ErrorObject, segments: (string | number)[]): Fiel
       return fieldError('FieldValueRequired', [...segments, String(error.params.missingProperty)], '');
     case 'type': {
       const expected = [error.params.type].flat().filter((type) => type !== 'null');
-      return typeInvalid(segments, expected.join(' or '), value);
+      return typeInvalid(segments, expected.join(','), value);
     }
     case 'enum': {
       const supported = (error.params.allowedValues as JsonValue[]).filter((allowed) => allowed !== null);
@@ -168,7 +168,7 @@ function translateError(error: ErrorObject, segments: (string | number)[]): Fiel
     }
     case 'format': {
       const detail = `${path} in body must be of type ${error.schema}: ${JSON.stringify(value)}`;
-      return fieldError('FieldValueInvalid', segments, detail, value);
+      return fieldError('FieldValueTypeInvalid', segments, detail, value);
     }
     case uniqueKeyword:
       return fieldError(

@@ -179,8 +179,9 @@ function applyRules(node: RuleNode, value: JsonValue, old: JsonValue | undefined
       if (rule.optionalOldSelf) variables.oldSelf = oldSelf === undefined ? Optional.none() : Optional.of(oldSelf);
       else if (oldSelf !== undefined) variables.oldSelf = oldSelf;
       if (rule.program(variables) === true) continue;
-      const detail = messageOf(rule, variables);
-      errors.push(fieldError(rule.type, [...at, ...rule.fieldPath], detail, typeName));
+      // Texts and numbers are shown; whole objects and lists would hide the message.
+      const shown = typeof value === 'object' ? undefined : value;
+      errors.push(fieldError(rule.type, [...at, ...rule.fieldPath], messageOf(rule, variables), shown));
     } catch (error) {
       const reason = (error as Error).message.split('\n')[0] ?? '';
       errors.push(fieldError('FieldValueInvalid', at, `${reason} evaluating rule: ${rule.rule}`, typeName));

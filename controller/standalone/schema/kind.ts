@@ -2,7 +2,7 @@
  * One kind of object, compiled: what its schema prunes, defaults and refuses. Needs no server.
  *
  * Invariants:
- * 1. The order is Kubernetes': prune, default, schema, then CEL, and CEL only when the schema found nothing.
+ * 1. The order is Kubernetes': prune, default, schema, then CEL, and CEL only when the schema found nothing that could mislead a rule.
  * 2. `spec` and `status` are checked apart: a write to one does not check the other again, which was checked when it was written.
  * 3. On an update, an error about a value that the update did not touch is not held against it (ratcheting).
  */
@@ -11,8 +11,24 @@ import { compileValidator, type ValueValidator } from './ajv.ts';
 import { compileRules, evaluateRules, type RuleNode } from './cel.ts';
 import { fieldError, pathOf } from './errors.ts';
 import { metadataTypeErrors, type NameRule, objectMetaShape, validateMetadata } from './metadata.ts';
-import { applyDefaults, copyJson, describeUnknown, prune, type ShapeNode, shapeOf, unknownFields } from './shape.ts';
-import { type FieldError, isObject, type JsonObject, type JsonSchema, type JsonValue } from './types.ts';
+import {
+  applyDefaults,
+  copyJson,
+  describeUnknown,
+  dropNulls,
+  prune,
+  type ShapeNode,
+  shapeOf,
+  unknownFields,
+} from './shape.ts';
+import {
+  type FieldError,
+  type FieldErrorType,
+  isObject,
+  type JsonObject,
+  type JsonSchema,
+  type JsonValue,
+} from './types.ts';
 
 export interface KindDescription {
   readonly group: string;
@@ -53,6 +69,15 @@ export interface CompiledKind {
   validateCreate(object: JsonObject): ValidationResult;
   validateUpdate(object: JsonObject, old: JsonObject): ValidationResult;
 }
+
+/** After these a rule might meet a value of a type or size that it was not written for. */
+const blocksRules = new Set<FieldErrorType>([
+  'FieldValueNotSupported',
+  'FieldValueRequired',
+  'FieldValueTooLong',
+  'FieldValueTooMany',
+  'FieldValueTypeInvalid',
+]);
 
 const typeMetaNames = ['apiVersion', 'kind', 'metadata'];
 
@@ -145,6 +170,7 @@ class Kind implements CompiledKind {
     const { apiVersion, kind, metadata } = object;
     for (const name of typeMetaNames) delete object[name];
     prune(object, this.#shape);
+    dropNulls(object, this.#shape);
     applyDefaults(object, this.#shape);
     const rest = { ...object };
     for (const key of Object.keys(object)) delete object[key];
@@ -185,7 +211,7 @@ class Kind implements CompiledKind {
   #check(object: JsonObject, old: JsonObject | undefined, part: ObjectPart | 'all'): FieldError[] {
     const errors = part === 'status' ? [] : this.#checkMetadata(object);
     errors.push(...this.#checkSchema(object, part));
-    if (errors.length === 0) errors.push(...this.#checkRules(object, old, part));
+    if (!errors.some((error) => blocksRules.has(error.type))) errors.push(...this.#checkRules(object, old, part));
     if (part !== 'status') errors.push(...(this.description.check?.(object, old) ?? []));
     return errors;
   }

@@ -90,7 +90,22 @@ export function copyJson<T extends JsonValue | undefined>(value: T): T {
   return copy as T;
 }
 
-/** Fills in defaults; a null where none is allowed counts as absent when there is a default. */
+/** Removes nulls from fields that may not be null: the API takes them for "not given". Items of lists stay, to be refused. */
+export function dropNulls(value: unknown, node: ShapeNode): void {
+  if (Array.isArray(value)) {
+    if (node.items !== undefined) for (const item of value) dropNulls(item, node.items);
+    return;
+  }
+  if (!isObject(value)) return;
+  for (const key of Object.keys(value)) {
+    const child = node.properties.get(key) ?? node.additional;
+    if (child === undefined) continue;
+    if (value[key] === null && child.schema.nullable !== true) delete value[key];
+    else dropNulls(value[key], child);
+  }
+}
+
+/** Fills in defaults. */
 export function applyDefaults(value: unknown, node: ShapeNode): void {
   if (!node.hasDefaults) return;
   if (Array.isArray(value)) {
@@ -100,10 +115,7 @@ export function applyDefaults(value: unknown, node: ShapeNode): void {
   if (!isObject(value)) return;
   for (const [key, child] of node.properties) {
     const standard = child.schema.default;
-    const present = value[key];
-    if (standard !== undefined && (present === undefined || (present === null && child.schema.nullable !== true))) {
-      value[key] = copyJson(standard);
-    }
+    if (standard !== undefined && value[key] === undefined) value[key] = copyJson(standard);
     if (child.hasDefaults) applyDefaults(value[key], child);
   }
   if (node.additional === undefined) return;
