@@ -17,8 +17,6 @@ import {
   type ObjectKey,
 } from './port.ts';
 
-export { mergePatchBetween } from './json.ts';
-
 export type CasResult<T> =
   /** What was wanted is stored. `changed` is false when it was so before and nothing was sent. */
   | { readonly outcome: 'written'; readonly object: T; readonly changed: boolean }
@@ -45,12 +43,6 @@ export function keyOf(object: KubeObject): ObjectKey {
   return namespace === undefined ? { name } : { namespace, name };
 }
 
-function without<T extends object>(object: T, member: string): Partial<T> {
-  const copy: Partial<T> = { ...object };
-  Reflect.deleteProperty(copy, member);
-  return copy;
-}
-
 /**
  * Changes the object's status by `mutate`, which gets a copy to change.
  * @throws KubeError for failures that are none of the outcomes (Invalid, Forbidden, Unavailable, TooManyRequests, …)
@@ -65,23 +57,6 @@ export function casPatchStatus<T extends KubeObject & { status?: unknown }>(
   const draft = mutableCopy(object);
   mutate(draft);
   const patch = mergePatchBetween({ status: object.status ?? {} }, { status: draft.status ?? {} });
-  return send(client, gvk, object, patch, { ...options, subresource: 'status' });
-}
-
-/**
- * Changes anything but the status by `mutate`, which gets a copy to change.
- * @throws KubeError as `casPatchStatus`
- */
-export function casPatch<T extends KubeObject>(
-  client: ReadWrite,
-  gvk: GroupVersionKind,
-  object: T,
-  mutate: (draft: T) => void,
-  options: CasOptions<T> = {},
-): Promise<CasResult<T>> {
-  const draft = mutableCopy(object);
-  mutate(draft);
-  const patch = mergePatchBetween(without(object, 'status'), without(draft, 'status'));
   return send(client, gvk, object, patch, options);
 }
 
@@ -90,7 +65,7 @@ async function send<T extends KubeObject>(
   gvk: GroupVersionKind,
   base: T,
   patch: Record<string, unknown> | undefined,
-  options: CasOptions<T> & { readonly subresource?: 'status' },
+  options: CasOptions<T>,
 ): Promise<CasResult<T>> {
   if (patch === undefined) return { outcome: 'written', object: base, changed: false };
   const { uid, resourceVersion } = base.metadata;
@@ -99,13 +74,13 @@ async function send<T extends KubeObject>(
       `${gvk.kind} ${base.metadata.name}: a compare-and-swap needs an object that was read from the server`,
     );
   }
-  const { subresource, fieldManager, noteWrite } = options;
+  const { fieldManager, noteWrite } = options;
   try {
     const object = await client.patch<T>(gvk, keyOf(base), patch, {
       type: 'merge',
+      subresource: 'status',
       uid,
       resourceVersion,
-      ...(subresource === undefined ? {} : { subresource }),
       ...(fieldManager === undefined ? {} : { fieldManager }),
     });
     noteWrite?.(object);

@@ -5,7 +5,9 @@
  * 1. A failed call throws a `KubeError` whose `reason` is the server's; a call whose outcome is not known throws
  *    reason `Unknown`, and the caller reads again before it acts.
  * 2. Objects that come out are the caller's to read and never to change.
- * 3. A write that names uid or resourceVersion is refused with `Conflict` when the stored object has another.
+ * 3. A write that names uid or resourceVersion is refused with `Conflict` when the stored object has another; so is a JSON
+ *    patch that does not apply to what is stored (a `test` that fails, a path that is not there).
+ * 4. A read is never `Unknown`: it changes nothing, so a lost answer is `Unavailable`.
  */
 
 export interface GroupVersionKind {

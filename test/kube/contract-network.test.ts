@@ -10,9 +10,10 @@ import { type GroupVersionKind, type KubeClient, KubeError, type KubeObject } fr
 import { sleep, systemClock } from '../../controller/runtime/clock.ts';
 import { systemRandom } from '../../controller/runtime/random.ts';
 import { startStandalone } from '../../controller/standalone/server.ts';
-import { configMapKind, environments, kubeContract } from '../contract/kube.ts';
+import { kubeContract } from '../contract/kube.ts';
 import { counterpart } from '../support/counterpart.ts';
 import { kubebuilderAssets, startRealApiServer } from '../support/kube-apiserver.ts';
+import { configMapKind, environments } from '../support/kube-kinds.ts';
 
 const namespaceKind: GroupVersionKind = {
   group: '',

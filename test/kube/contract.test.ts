@@ -1,7 +1,8 @@
 import { createMemoryKube } from '../../controller/kube/memory.ts';
 import { systemClock } from '../../controller/runtime/clock.ts';
 import { seededRandom } from '../../controller/runtime/random.ts';
-import { environments, kubeContract } from '../contract/kube.ts';
+import { kubeContract } from '../contract/kube.ts';
+import { environments } from '../support/kube-kinds.ts';
 
 kubeContract('in the process', async () => {
   const client = createMemoryKube({ clock: systemClock, random: seededRandom(1) });

@@ -5,8 +5,8 @@ import { createMemoryKube } from '../../controller/kube/memory.ts';
 import { KubeError, type KubeObject } from '../../controller/kube/port.ts';
 import { silentLogger } from '../../controller/runtime/log.ts';
 import { seededRandom } from '../../controller/runtime/random.ts';
-import { environments } from '../contract/kube.ts';
 import { faultyKube } from '../support/faulty-kube.ts';
+import { environments } from '../support/kube-kinds.ts';
 import { VirtualClock } from '../support/virtual-clock.ts';
 
 type StoredEvent = KubeObject &

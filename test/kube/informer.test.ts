@@ -7,8 +7,8 @@ import { KubeError, type KubeObject } from '../../controller/kube/port.ts';
 import { createStore } from '../../controller/kube/store.ts';
 import { silentLogger } from '../../controller/runtime/log.ts';
 import { seededRandom } from '../../controller/runtime/random.ts';
-import { configMapKind } from '../contract/kube.ts';
 import { faultyKube } from '../support/faulty-kube.ts';
+import { configMapKind } from '../support/kube-kinds.ts';
 import { VirtualClock } from '../support/virtual-clock.ts';
 
 function setUp(seed = 1, memoryOptions: { historyLimit?: number } = {}) {

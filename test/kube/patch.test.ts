@@ -7,8 +7,8 @@ import { createMemoryKube } from '../../controller/kube/memory.ts';
 import { casPatchStatus } from '../../controller/kube/patch.ts';
 import { KubeError, type KubeObject } from '../../controller/kube/port.ts';
 import { seededRandom } from '../../controller/runtime/random.ts';
-import { environments } from '../contract/kube.ts';
 import { faultyKube } from '../support/faulty-kube.ts';
+import { environments } from '../support/kube-kinds.ts';
 import { VirtualClock } from '../support/virtual-clock.ts';
 
 interface Thing extends KubeObject {

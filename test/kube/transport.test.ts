@@ -13,7 +13,7 @@ import { type CallReport, createKubeClient } from '../../controller/kube/client.
 import { leaseKind } from '../../controller/kube/lease.ts';
 import { type KubeClient, KubeError, type KubeErrorReason } from '../../controller/kube/port.ts';
 import { systemClock } from '../../controller/runtime/clock.ts';
-import { configMapKind } from '../contract/kube.ts';
+import { configMapKind } from '../support/kube-kinds.ts';
 
 const key = { namespace: 'n', name: 'a' };
 const object = { metadata: { ...key, resourceVersion: '7', uid: 'u', managedFields: [{}] } };
