@@ -24,9 +24,12 @@ export interface ParseLimits {
   readonly aliases: number;
 }
 
-/** An object of the API holds at most 1.5 MiB (etcd); the deepest field of the contract lies 12 levels down. */
+/**
+ * An object that is applied has at most 240 KiB; the parser takes up to three seconds for a hostile MiB, during which nothing else
+ * happens. The deepest field of the contract lies 12 levels down.
+ */
 export const defaultLimits: ParseLimits = {
-  fileBytes: 4 * 1024 * 1024,
+  fileBytes: 1024 * 1024,
   documentsPerFile: 5_000,
   depth: 64,
   values: 200_000,
@@ -113,6 +116,25 @@ function toPlain(
     copy[key] = toPlain(item, limits, spent, depth + 1);
   }
   return copy;
+}
+
+/** Offset of the first key that its map has already. yaml's own check compares every key with every other. */
+function repeatedKey(document: YamlDocument.Parsed): { readonly key: string; readonly offset: number } | undefined {
+  const left: unknown[] = [document.contents];
+  while (left.length > 0) {
+    const node = left.pop();
+    if (isSeq(node)) for (const item of node.items) left.push(item);
+    if (!isMap(node)) continue;
+    const seen = new Set<string>();
+    for (const { key, value } of node.items) {
+      left.push(value);
+      if (!isScalar(key)) continue;
+      const name = String(key.value);
+      if (seen.has(name) && name !== '<<') return { key: name, offset: key.range?.[0] ?? 0 };
+      seen.add(name);
+    }
+  }
+  return undefined;
 }
 
 /** Offset in the text of the field at `path`, or of the nearest one around it. */
@@ -207,6 +229,7 @@ class FileReader {
       lineCounter: this.#lines,
       merge: true,
       stringKeys: true,
+      uniqueKeys: false,
       logLevel: 'silent',
     });
     const documents: YamlDocument.Parsed[] = Array.isArray(parsed) ? parsed : [];
@@ -220,11 +243,19 @@ class FileReader {
   #readDocument(document: YamlDocument.Parsed): void {
     const [error] = [...document.errors, ...document.warnings];
     if (error !== undefined) {
+      // The parser turns a full stack into an error of its own.
+      if (error.message.startsWith('Maximum call stack')) throw new RangeError(error.message);
       const sentence = error.message.split('\n')[0]?.replace(/ at line \d+, column \d+:?$/, '') ?? 'not YAML';
       this.#fail(`not valid YAML: ${sentence}`, this.#place(error.pos[0]));
       return;
     }
     if (document.contents === null) return;
+    const repeated = repeatedKey(document);
+    if (repeated !== undefined) {
+      const reason = `the field ${JSON.stringify(repeated.key)} stands here for the second time`;
+      this.#fail(reason, { ...this.#place(repeated.offset), hint: 'keep one of the two' });
+      return;
+    }
     const start = this.#place(offsetOf(document, []));
     let value: JsonValue;
     try {

@@ -142,7 +142,8 @@ class GitSource implements Source {
 
   async #fetchHead(command: GitCommand, signal: AbortSignal | undefined): Promise<string> {
     const git = command.git(signal);
-    await git.raw(['init', '--quiet', '--bare']);
+    const isMade = await stat(join(this.#directory, 'HEAD')).catch(() => undefined);
+    if (isMade === undefined) await git.raw(['init', '--quiet', '--bare']);
     const refspec = `+refs/heads/${this.#branch}:${followed}`;
     await git.raw(['fetch', '--quiet', '--no-tags', '--no-write-fetch-head', '--', this.#address.url, refspec]);
     return (await git.raw(['rev-parse', '--verify', `${followed}^{commit}`])).trim();
