@@ -60,6 +60,8 @@ const configuration = [
   'core.hooksPath=/dev/null',
   'core.fsmonitor=false',
   'credential.helper=',
+  // The cache can be fetched again: waiting for the disk buys nothing.
+  'core.fsync=none',
   'gc.auto=0',
   'maintenance.auto=false',
   'fetch.recurseSubmodules=false',

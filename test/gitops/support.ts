@@ -115,7 +115,16 @@ export class Repository {
   }
 
   git(...args: string[]): string {
-    const identity = ['-c', 'user.name=Test', '-c', 'user.email=test@example.org', '-c', 'commit.gpgsign=false'];
+    const identity = [
+      '-c',
+      'user.name=Test',
+      '-c',
+      'user.email=test@example.org',
+      '-c',
+      'commit.gpgsign=false',
+      '-c',
+      'core.fsync=none',
+    ];
     const env = { PATH: process.env.PATH ?? '', HOME: this.folder, GIT_CONFIG_NOSYSTEM: '1' };
     return execFileSync('git', [...identity, ...args], { cwd: this.at, encoding: 'utf8', env, stdio: 'pipe' }).trim();
   }

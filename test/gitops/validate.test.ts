@@ -1,5 +1,6 @@
 /** The check without a server, the addresses that git is given, the inventory's shards, and the loop. */
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,6 +9,7 @@ import { parseFile } from '../../controller/gitops/documents.ts';
 import { folderSource } from '../../controller/gitops/folder-source.ts';
 import { follow } from '../../controller/gitops/follow.ts';
 import { checkBranch, parseGitAddress } from '../../controller/gitops/git-address.ts';
+import { GitCommand } from '../../controller/gitops/git-command.ts';
 import { type InventoryEntry, InventoryStore } from '../../controller/gitops/inventory.ts';
 import { formatProblem } from '../../controller/gitops/problems.ts';
 import type { SyncResult } from '../../controller/gitops/status.ts';
@@ -81,6 +83,30 @@ test('addresses: paths, https and ssh pass; options, helpers, credentials and ot
   for (const text of bad) assert.throws(() => parseGitAddress(text), { name: 'GitAddressError' }, text);
   for (const text of ['-x', 'a..b', 'a.lock', 'a//b', 'a b', ''])
     assert.throws(() => checkBranch(text), { name: 'GitAddressError' }, text);
+});
+
+test('the password is given to git for the expected host alone, and stands in no environment variable', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'askpass-'));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const passwordFile = join(folder, 'token');
+  writeFileSync(passwordFile, 's3cret');
+  const address = parseGitAddress('https://git.example:8443/site.git');
+  const options = { address, credentials: { passwordFile }, environment: process.env, silenceMs: 1_000 };
+  await GitCommand.prepare(options, join(folder, 'cache'));
+  const env = {
+    PATH: process.env.PATH ?? '',
+    BITVISOR_GIT_HOST: address.host,
+    BITVISOR_GIT_USERNAME: 'git',
+    BITVISOR_GIT_PASSWORD_FILE: passwordFile,
+  };
+  const ask = (prompt: string): string => {
+    const { status, stdout } = spawnSync(join(folder, 'cache', 'askpass'), [prompt], { env, encoding: 'utf8' });
+    return `${status} ${stdout.trim()}`;
+  };
+  assert.equal(ask("Username for 'https://git.example:8443': "), '0 git');
+  assert.equal(ask("Password for 'https://git@git.example:8443': "), '0 s3cret');
+  assert.equal(ask("Password for 'https://git@evil.example': "), '1 ');
+  assert.equal(ask("Password for 'https://git.example:8443.evil.example': "), '1 ');
 });
 
 test('the inventory survives growing over several ConfigMaps', async () => {
