@@ -137,8 +137,10 @@ function begin(row: Row, readings: Readings, instruction: Instruction, term: num
   }
 }
 
-const besideRunning = (row: Row, { verb }: Instruction): boolean =>
-  row.operation?.status === 'Running' && besideOthers.has(verb);
+/** A later isolate takes the place of an earlier one. */
+function besideRunning({ operation }: Row, { verb }: Instruction): boolean {
+  return operation?.status === 'Running' && besideOthers.has(verb) && operation.instruction.verb !== verb;
+}
 
 type Objection = readonly [RefusedReason, string] | undefined;
 

@@ -52,8 +52,11 @@ export class ObservationFeed {
       this.#stage = 'Lacking';
     }
     for (const node of this.#waiting.keys()) {
-      if (this.#stage === 'Lacking' && this.#lacking.size === 0) this.#sync(lines);
       if (lines.length >= count) return lines;
+      if (this.#stage === 'Lacking' && this.#lacking.size === 0) {
+        this.#sync(lines);
+        if (lines.length >= count) return lines;
+      }
       this.#waiting.delete(node);
       this.#lacking.delete(node);
       const newest = this.#core.observation(node);

@@ -7,7 +7,8 @@
  * 2. A command returns at once and never throws. Its `token` shows up in the reading's `Change`: Pending until the outcome was
  *    read back. A driver that lost its memory shows no change; asking again is then harmless.
  * 3. A later command of the same kind replaces the earlier one in the reading, but only once the earlier one can no longer take
- *    effect. The agent therefore never asks while a change is Pending.
+ *    effect. The agent therefore never asks while a change is Pending, and a driver must end every change in bounded time: with
+ *    Error only when it is certain that nothing can follow any more, as after a BMC's job was deleted and read back as deleted.
  * 4. After any reading of a node changed, the listener is called with the node's name, outside of any command.
  * Reading is cheap (memory): drivers of real hardware poll or subscribe on their own and keep the newest reading.
  */

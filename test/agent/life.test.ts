@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { AgentRoom, enrolment, steps, tenancy } from '../support/agent-room.ts';
+import { AgentRoom, enrolment, environment, steps, tenancy } from '../support/agent-room.ts';
 
 test('a machine goes from delivery to bare metal and back, imaged once and wiped once a disk', async () => {
   const room = new AgentRoom();
@@ -27,5 +27,46 @@ test('a machine goes from delivery to bare metal and back, imaged once and wiped
   );
   assert.equal(room.events('wiped').length, 4);
   assert.deepEqual(room.errors, []);
+  room.close();
+});
+
+test('a delivered machine that is off and in quarantine needs no fence and no power off', async () => {
+  const room = new AgentRoom();
+  await room.runAll([steps.drain(), steps.attest, steps.wipe, steps.check], 1);
+  assert.equal(room.seen().record.certificate?.epoch, 1);
+  room.close();
+});
+
+test('without delays the whole life takes no time', async () => {
+  const room = new AgentRoom({ room: { zeroDelays: true } });
+  await room.runAll(enrolment, 1);
+  await room.runAll(tenancy, 2);
+  await room.runAll([steps.drain(), ...enrolment], 3);
+  assert.equal(room.clock.monotonic(), 0);
+  room.close();
+});
+
+test('streams share the image server, and progress comes in sixteenths at most', async () => {
+  const nodes = ['n0', 'n1', 'n2', 'n3'];
+  const room = new AgentRoom({ nodes, room: { imageServerBytesPerSecond: 200e6, guestIo: 0, spread: 0 } });
+  let lines = 0;
+  room.core.onChange(() => lines++);
+  const image = environment('r1', { sizeBytes: 16e9 });
+  for (const node of nodes) {
+    await room.runAll(enrolment, 1, node);
+    await room.runAll([steps.isolate()], 2, node);
+    assert.equal(room.give(steps.reimage(image), { epoch: 2, node }).result, 'Accepted');
+  }
+  await room.clock.runUntil(() => nodes.every((node) => room.seen(node).guest.state === 'Running'));
+  const startMs = room.clock.monotonic();
+  const local = (): number => nodes.reduce((sum, node) => sum + room.seen(node).copy.localBytes, 0);
+  const copiedBefore = local();
+  lines = 0;
+  await room.clock.runUntil(() => nodes.every((node) => room.seen(node).copy.flushed));
+  const seconds = (room.clock.monotonic() - startMs) / 1000;
+  const expected = (64e9 - copiedBefore) / 200e6;
+  assert.ok(Math.abs(seconds - expected) < 0.1 * expected, `${seconds} s instead of ${expected}`);
+  assert.ok(lines <= 17 * nodes.length, `${lines} lines`);
+  assert.equal(Math.round(room.core.counters().imageBytes / 1e9), 64);
   room.close();
 });
