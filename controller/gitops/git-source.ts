@@ -8,7 +8,7 @@
  */
 import { createHash } from 'node:crypto';
 import { readFile, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { scrub } from '../runtime/log.ts';
 import { tooLarge } from './documents.ts';
 import { checkBranch, type GitAddress, parseGitAddress } from './git-address.ts';
@@ -97,7 +97,9 @@ class GitSource implements Source {
 
   constructor(options: GitSourceOptions) {
     this.#options = options;
-    this.#address = parseGitAddress(options.repository);
+    const address = parseGitAddress(options.repository);
+    // git runs in the cache: a relative path is meant from where this process stands.
+    this.#address = address.protocol === 'file' ? { ...address, url: resolve(address.url) } : address;
     this.#branch = checkBranch(options.branch);
     this.#path = normalizedPath(options.path ?? '');
     this.#limits = options.limits ?? defaultSourceLimits;
