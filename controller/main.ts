@@ -38,6 +38,8 @@ function untilToldToEnd(): AbortSignal {
   // Ctrl-C reaches every process of the terminal; a child leaves when its parent has finished with it.
   process.on('SIGINT', isChild ? () => {} : end);
   if (isChild) process.on('disconnect', end);
+  // `npm start | head`: nobody reads any more.
+  process.stdout.on('error', end);
   return controller.signal;
 }
 
@@ -99,7 +101,11 @@ program
   .action(async (flags: StandaloneFlags & { logLevel: LogLevel }) => {
     const signal = untilToldToEnd();
     const { runStandalone } = await import('./cli/standalone.ts');
-    mkdirSync(join(flags.dataDir, 'log'), { recursive: true, mode: 0o700 });
+    try {
+      mkdirSync(join(flags.dataDir, 'log'), { recursive: true, mode: 0o700 });
+    } catch (error) {
+      throw new CliError(`--data-dir: ${error instanceof Error ? error.message : error}`);
+    }
     process.exitCode = await runStandalone(flags, {
       clock: systemClock,
       random: systemRandom,

@@ -126,8 +126,9 @@ export class Progress {
   }
 
   #say({ agents, nodes, allocations }: Picture): void {
-    this.#once('agents', `${agents.connected} of ${agents.known} agents are connected`, nodesEveryMs);
-    this.#once('nodes', nodesText(nodes), nodesEveryMs);
+    if (agents.known > 0)
+      this.#once('agents', `${agents.connected} of ${agents.known} agents are connected`, nodesEveryMs);
+    if (nodes.size > 0) this.#once('nodes', nodesText(nodes), nodesEveryMs);
     for (const view of allocations) this.#once(view.key, sentence(view), lineEveryMs);
   }
 }

@@ -74,6 +74,8 @@ const headersTimeoutMs = 10_000;
 const requestTimeoutMs = 60_000;
 /** Longer than clients keep idle connections, so that they close first. */
 const keepAliveTimeoutMs = 75_000;
+/** How long requests under way may take when the server closes. */
+const closePatienceMs = 2000;
 const mostHeaderBytes = 64 * 1024;
 
 function digest(text: string): Buffer {
@@ -201,9 +203,12 @@ export async function startStandalone(options: StandaloneOptions): Promise<Stand
       collector.stop();
       reader.close();
       await new Promise<void>((resolve) => {
-        server.close(() => resolve());
+        const cancel = clock.setTimer(closePatienceMs, () => server.closeAllConnections());
+        server.close(() => {
+          cancel();
+          resolve();
+        });
         server.closeIdleConnections();
-        clock.setTimer(2000, () => server.closeAllConnections());
       });
       storage.close();
     },
