@@ -6,6 +6,7 @@ import { parse } from 'yaml';
 import type { CustomResourceDefinition } from '../controller/standalone/schema/index.ts';
 import { generate } from '../tools/generated.ts';
 import { apiPage } from './api-page.ts';
+import { recordingSvg } from './recording.ts';
 import { statesPage } from './states-page.ts';
 
 const directory = new URL('../crds/', import.meta.url);
@@ -14,4 +15,10 @@ const crds = readdirSync(directory)
   .sort()
   .map((file) => parse(readFileSync(new URL(file, directory), 'utf8')) as CustomResourceDefinition);
 
-generate({ 'docs/api.md': apiPage(crds), 'docs/states.md': statesPage() });
+const recorded = readFileSync(new URL('start.txt', import.meta.url), 'utf8');
+
+generate({
+  'docs/api.md': apiPage(crds),
+  'docs/states.md': statesPage(),
+  'docs/start.svg': recordingSvg(recorded),
+});
