@@ -19,6 +19,8 @@ import { type IncludeObject, partialMetadata, type TablePrinter } from './table.
 
 /** How often an idle client that asked for bookmarks gets one. */
 const bookmarkEveryMs = 60_000;
+/** How long a client that is cut off has to take the reason. */
+const newsPatienceMs = 5000;
 /** Lines are joined into writes of about this size. */
 const writeBytes = 64 * 1024;
 /** Changes looked at in one go, so that a selective watch far behind does not hold everybody up. */
@@ -135,7 +137,8 @@ export class Watch {
     this.end();
     this.#response.end(`${JSON.stringify({ type: 'ERROR', object: status })}\n`);
     // The client may not be reading at all; it has a moment to take the news.
-    this.#clock.setTimer(5000, () => this.#response.destroy());
+    const cancel = this.#clock.setTimer(newsPatienceMs, () => this.#response.destroy());
+    this.#response.on('close', cancel);
   }
 
   #pump(): void {

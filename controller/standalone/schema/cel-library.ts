@@ -91,8 +91,11 @@ function registerQuantities(environment: Environment): void {
     .registerOperator('Quantity == Quantity', (a: Quantity, b: Quantity) => a.compareTo(b) === 0);
 }
 
-/** An environment in which `self` and `oldSelf` may be used; one serves all rules of a process. */
-export function validationEnvironment(): Environment {
+/**
+ * An environment in which `self` and `oldSelf` may be used; one serves all rules of a process.
+ * @param oldSelf `optional<dyn>` for rules with `optionalOldSelf`.
+ */
+export function validationEnvironment(oldSelf: 'dyn' | 'optional<dyn>'): Environment {
   const environment = new Environment({
     unlistedVariablesAreDyn: false,
     enableOptionalTypes: true,
@@ -101,5 +104,5 @@ export function validationEnvironment(): Environment {
   registerLists(environment);
   registerStrings(environment);
   registerQuantities(environment);
-  return environment.registerVariable('self', 'dyn').registerVariable('oldSelf', 'dyn');
+  return environment.registerVariable('self', 'dyn').registerVariable('oldSelf', oldSelf);
 }

@@ -51,12 +51,15 @@ function escapedName(name: string): string | undefined {
     .replaceAll('/', '__slash__');
 }
 
-let shared: { environment: Environment; duration: ParseResult; timestamp: ParseResult } | undefined;
+let shared:
+  | { environment: Environment; withOptional: Environment; duration: ParseResult; timestamp: ParseResult }
+  | undefined;
 function library(): NonNullable<typeof shared> {
   if (shared === undefined) {
-    const environment = validationEnvironment();
+    const environment = validationEnvironment('dyn');
     shared = {
       environment,
+      withOptional: validationEnvironment('optional<dyn>'),
       duration: environment.parse('duration(self)'),
       timestamp: environment.parse('timestamp(self)'),
     };
@@ -111,24 +114,26 @@ function fieldPathKeys(path: string): string[] {
 
 /** Compiles the rules of a schema; undefined when it has none. @throws Error naming the rule that does not compile. */
 export function compileRules(schema: JsonSchema, at = ''): RuleNode | undefined {
-  const { environment } = library();
-  const parse = (expression: string): ParseResult => {
-    const program = environment.parse(expression);
+  const { environment, withOptional } = library();
+  const parse = (expression: string, optionalOldSelf: boolean): ParseResult => {
+    const program = (optionalOldSelf ? withOptional : environment).parse(expression);
     const checked = program.check();
     if (!checked.valid) throw checked.error ?? new Error('does not type-check');
     return program;
   };
   const rules = (schema['x-kubernetes-validations'] ?? []).map((rule): CompiledRule => {
+    const optionalOldSelf = rule.optionalOldSelf === true;
     try {
       return {
-        program: parse(rule.rule),
-        messageProgram: rule.messageExpression === undefined ? undefined : parse(rule.messageExpression),
+        program: parse(rule.rule, optionalOldSelf),
+        messageProgram:
+          rule.messageExpression === undefined ? undefined : parse(rule.messageExpression, optionalOldSelf),
         detail: rule.message?.trim() || `failed rule: ${rule.rule.trim()}`,
         rule: rule.message?.trim() || rule.rule.trim(),
         type: rule.reason ?? 'FieldValueInvalid',
         fieldPath: fieldPathKeys(rule.fieldPath ?? ''),
         usesOldSelf: /\boldSelf\b/.test(rule.rule),
-        optionalOldSelf: rule.optionalOldSelf === true,
+        optionalOldSelf,
       };
     } catch (cause) {
       throw new Error(`rule at ${at || 'the root'} does not compile: ${rule.rule}: ${(cause as Error).message}`, {
