@@ -131,9 +131,14 @@ export async function startAgents(options: AgentsOptions): Promise<RunningAgents
   const { racks, tls, host = '127.0.0.1', operator = { commonName: 'bitvisor-operator' }, clock, log } = options;
   const agents = new Map<string, LocalAgent>();
   const servers = new Map<string, AgentServer>();
-  const close = async (): Promise<void> => {
+  const closeAll = async (): Promise<void> => {
     await Promise.all([...servers.values()].map((server) => server.close()));
     for (const agent of agents.values()) agent.close();
+  };
+  let closing: Promise<void> | undefined;
+  const close = (): Promise<void> => {
+    closing ??= closeAll();
+    return closing;
   };
   for (const spec of racks) {
     try {

@@ -67,7 +67,11 @@ async function cutOff(
   const network = new AgentNetwork(await sharedCa());
   const peer = await hostile(say);
   try {
-    const link = await network.link(['n0'], { endpoint: peer.endpoint, ...(flood === undefined ? {} : { flood }) });
+    const link = await network.link(['n0'], {
+      endpoint: peer.endpoint,
+      faster: 10,
+      ...(flood === undefined ? {} : { flood }),
+    });
     await untilReal(() => link.state().lastError !== undefined);
     assert.equal(link.state().lastError?.reason, reason);
     assert.match(link.state().lastError?.message ?? '', message);
@@ -123,6 +127,9 @@ test('an answer that is no stream is an error', () =>
     'Protocol',
     /404/,
   ));
+
+test('silence is the end of a stream', () =>
+  cutOff((out) => out.write(line(hello)), 'Unavailable', /nothing was heard for 15 s/));
 
 test('strangers are named up to a bound, and only counted beyond', async () => {
   const room = new AgentRoom({ nodes: Array.from({ length: 200 }, (_, index) => `s${index}`) });

@@ -1,6 +1,7 @@
 /** Real TLS between a link and an agent core that lives under a virtual clock. */
 
 import type { AgentCore } from '../../agent/core.ts';
+import { scaledClock } from '../../agent/scaled-clock.ts';
 import { type AgentServer, startAgentServer } from '../../agent/server.ts';
 import type { FloodBound } from '../../controller/agents/lines.ts';
 import { AgentPool } from '../../controller/agents/pool.ts';
@@ -53,11 +54,14 @@ export class AgentNetwork {
     return this.server;
   }
 
-  async pool(options: { commonName?: string; ca?: TestCa; flood?: FloodBound } = {}): Promise<AgentPool> {
-    const { commonName = 'bitvisor-operator', ca = this.ca, flood } = options;
+  /** `faster`: how many times sooner the operator's side loses its patience: its waits, not the agent's. */
+  async pool(
+    options: { commonName?: string; ca?: TestCa; flood?: FloodBound; faster?: number } = {},
+  ): Promise<AgentPool> {
+    const { commonName = 'bitvisor-operator', ca = this.ca, flood, faster = 1 } = options;
     const identity = await ca.issue(commonName);
     const bound = flood === undefined ? {} : { flood };
-    return new AgentPool({ ...identity, clock: systemClock, random: seededRandom(3), ...bound });
+    return new AgentPool({ ...identity, clock: scaledClock(systemClock, faster), random: seededRandom(3), ...bound });
   }
 
   async link(
