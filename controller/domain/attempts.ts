@@ -13,14 +13,17 @@ import type { NodeState, Step } from './states.ts';
 /** The operator's memory of the step that a node is at. Lost at a restart without harm. */
 export interface Attempts {
   readonly key: string;
+  /** Term under which the attempts were begun: no operation id of an earlier leader is ever used for something new. */
+  readonly term: number;
   readonly attempt: number;
   readonly failures: number;
   /** Monotonic milliseconds. */
-  readonly enteredAt: number;
   readonly attemptStartedAt: number;
   readonly notBefore: number;
   readonly sent: 'No' | 'Sent' | 'Accepted';
   readonly lastFailure?: StepFailure;
+  /** Steps of the same epoch that the node left: coming back to one goes on counting where it stood. */
+  readonly left: ReadonlyMap<string, { readonly attempt: number; readonly failures: number }>;
 }
 
 export interface StepFailure {
@@ -31,6 +34,7 @@ export interface StepFailure {
 export interface StepBounds {
   readonly state: NodeState;
   readonly epoch: number;
+  readonly term: number;
   readonly deadlineSeconds: number;
   readonly retries: number;
 }
@@ -49,13 +53,55 @@ const settleMs = 10_000;
 /** How long to wait before an unanswered instruction is sent again under the same id. */
 const resendMs = 5_000;
 
-export const stepKey = (nodeName: string, bounds: StepBounds, step: Step): string =>
-  `${nodeName}.${bounds.epoch}.${bounds.state}.${step.verb}`;
+const epochKey = (nodeName: string, epoch: number): string => `${nodeName}.${epoch}.`;
 
-export function freshAttempts(key: string, nowMs: number, operation: Operation | undefined): Attempts {
-  const known = operation?.id.startsWith(`${key}.`) ? Number(operation.id.slice(key.length + 1)) : 0;
-  const attempt = Number.isSafeInteger(known) && known >= 0 ? known : 0;
-  return { key, attempt, failures: attempt, enteredAt: nowMs, attemptStartedAt: nowMs, notBefore: nowMs, sent: 'No' };
+export const stepKey = (nodeName: string, bounds: StepBounds, step: Step): string =>
+  `${epochKey(nodeName, bounds.epoch)}${bounds.state}.${step.verb}`;
+
+export const operationIdOf = ({ key, term, attempt }: Attempts): string => `${key}.${term}.${attempt}`;
+
+const nothingLeft: Attempts['left'] = new Map();
+
+/** `left` is what is remembered of the other steps of this epoch. */
+export function freshAttempts(
+  key: string,
+  term: number,
+  nowMs: number,
+  operation: Operation | undefined,
+  left: Attempts['left'] = nothingLeft,
+): Attempts {
+  const begun = { key, attemptStartedAt: nowMs, notBefore: nowMs, sent: 'No', left } as const;
+  const before = left.get(key);
+  // What came about was undone, or the step behind it failed: that counts, or two steps could alternate for ever.
+  if (before) return { ...begun, term, attempt: before.attempt, failures: before.failures + 1 };
+  const [, oldTerm, oldAttempt] = /^\.(\d{1,15})\.(\d{1,9})$/.exec(operation?.id.slice(key.length) ?? '') ?? [];
+  if (operation?.id.startsWith(key) && oldTerm !== undefined) {
+    return { ...begun, term: Number(oldTerm), attempt: Number(oldAttempt), failures: Number(oldAttempt) };
+  }
+  return { ...begun, term, attempt: 0, failures: 0 };
+}
+
+/** The step came to its end: should it ever be needed again in this epoch, it starts over under a new id. */
+export function stepEnded(attempts: Attempts): Attempts {
+  if (attempts.key === '') return attempts;
+  const left = new Map(attempts.left).set(attempts.key, { attempt: attempts.attempt + 1, failures: -1 });
+  return { ...attempts, key: '', left };
+}
+
+function attemptsFor(
+  known: Attempts | undefined,
+  nodeName: string,
+  bounds: StepBounds,
+  step: Step,
+  operation: Operation | undefined,
+  nowMs: number,
+): Attempts {
+  const key = stepKey(nodeName, bounds, step);
+  if (known?.key === key) return known;
+  const left = new Map([...(known?.left ?? [])].filter(([name]) => name.startsWith(epochKey(nodeName, bounds.epoch))));
+  if (known?.key.startsWith(epochKey(nodeName, bounds.epoch)))
+    left.set(known.key, { attempt: known.attempt + 1, failures: known.failures });
+  return freshAttempts(key, bounds.term, nowMs, operation, left);
 }
 
 /** `jitter` is a number in [0, 1). */
@@ -68,9 +114,8 @@ export function nextAction(
   nowMs: number,
   jitter: number,
 ): { attempts: Attempts; action: AttemptAction } {
-  const key = stepKey(nodeName, bounds, step);
-  const attempts = known?.key === key ? known : freshAttempts(key, nowMs, facts.operation);
-  const id = `${key}.${attempts.attempt}`;
+  const attempts = attemptsFor(known, nodeName, bounds, step, facts.operation, nowMs);
+  const id = operationIdOf(attempts);
   const operation = facts.operation?.id === id ? facts.operation : undefined;
   if (operation?.status === 'Failed' || operation?.status === 'Cancelled') {
     const failure: StepFailure = operation.failure ?? { code: 'Cancelled', message: 'the operation was cancelled' };

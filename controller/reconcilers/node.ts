@@ -12,7 +12,15 @@ import type { AgentLink } from '../agents/port.ts';
 import { physicalNodes } from '../api/meta.ts';
 import type { Instruction, NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNode } from '../api/types.generated.ts';
-import { type Attempts, failureInUse, nextAction, type StepFailure, toInstruction } from '../domain/attempts.ts';
+import {
+  type Attempts,
+  failureInUse,
+  nextAction,
+  operationIdOf,
+  type StepFailure,
+  stepEnded,
+  toInstruction,
+} from '../domain/attempts.ts';
 import { decideNode } from '../domain/node-life.ts';
 import { type NodeDecision, observedFacts, type RecordPatch } from '../domain/node-records.ts';
 import { isReclaiming, type NodeState } from '../domain/states.ts';
@@ -33,6 +41,7 @@ export interface NodeReconcilerOptions {
   readonly events: Recorder;
   readonly clock: Clock;
   readonly random: Random;
+  readonly term: () => number | undefined;
   /** Asks for the key again. */
   readonly requeue: (nodeName: string, afterMs: number) => void;
   /** An agent knows a higher term than ours. */
@@ -87,7 +96,7 @@ export class NodeReconciler {
   delivered(instruction: Instruction, delivery: Delivery): void {
     const { node: name, operationId } = instruction;
     const attempts = this.#attempts.get(name);
-    if (attempts === undefined || `${attempts.key}.${attempts.attempt}` !== operationId) return;
+    if (attempts === undefined || operationIdOf(attempts) !== operationId) return;
     const now = this.#options.clock.monotonic();
     if (delivery.kind === 'accepted') {
       this.#attempts.set(name, { ...attempts, sent: 'Accepted' });
@@ -115,6 +124,9 @@ export class NodeReconciler {
     const { fleet } = this.#options;
     const { name } = node.metadata;
     const epoch = node.status?.claim?.epoch ?? 0;
+    const attempts = this.#attempts.get(name);
+    if (attempts && (decision.kind === 'wait' || (decision.kind === 'rest' && facts !== undefined)))
+      this.#attempts.set(name, stepEnded(attempts));
     switch (decision.kind) {
       case 'rest':
         fleet.note(name, { state: decision.state, epoch });
@@ -149,7 +161,7 @@ export class NodeReconciler {
     const { attempts, action } = nextAction(
       known,
       name,
-      decision,
+      { ...decision, term: this.#options.term() ?? 0 },
       decision.step,
       facts,
       clock.monotonic(),
@@ -165,7 +177,7 @@ export class NodeReconciler {
     const refusal = this.#refusals.get(name);
     if (refusal !== undefined) {
       this.#refusals.delete(name);
-      if (refusal.operationId === `${attempts.key}.${attempts.attempt}`) {
+      if (refusal.operationId === operationIdOf(attempts)) {
         return this.#writeFailure(node, facts, decision.state, refusal.failure);
       }
     }

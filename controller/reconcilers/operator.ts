@@ -139,6 +139,7 @@ function assemble(options: OperatorOptions, caches: Caches): Parts {
     events: recorderFor(options.events, physicalNodes),
     clock,
     random,
+    term,
     requeue: (name, afterMs) => queues.nodes.add(name, { afterMs }),
     onStaleTerm: () => raiseTerm(term() ?? 0),
     drainSeconds: settings.drainSeconds,

@@ -129,7 +129,11 @@ export function connectTriggers(options: TriggerOptions): Triggers {
       const highest = link?.state().hello?.highestTerm ?? 0;
       const term = options.term();
       if (term !== undefined && highest > term) options.raiseTerm(highest);
-      for (const name of link?.nodes.keys() ?? []) queues.nodes.add(name);
+      for (const name of link?.nodes.keys() ?? []) {
+        queues.nodes.add(name);
+        // Its nodes are free while their observations count, and not without.
+        refreshFree(name);
+      }
     },
     stop: () => {
       cancelKick?.();

@@ -26,7 +26,7 @@ import { createMemoryKube, type MemoryKube } from '../../controller/kube/memory.
 import type { GroupVersionKind, KubeClient, KubeObject } from '../../controller/kube/port.ts';
 import { type Operator, startOperator } from '../../controller/reconcilers/operator.ts';
 import { silentLogger } from '../../controller/runtime/log.ts';
-import { seededRandom } from '../../controller/runtime/random.ts';
+import { type Random, seededRandom } from '../../controller/runtime/random.ts';
 import { VirtualClock } from './virtual-clock.ts';
 
 interface Rack {
@@ -43,7 +43,7 @@ export const testRoom: RoomOptions = { ...defaultRoom, historyLimit: 100_000 };
 
 export class MachineHall {
   readonly clock = new VirtualClock();
-  readonly random = seededRandom(7);
+  readonly random: Random;
   readonly kube: MemoryKube;
   readonly agents: MemoryAgents;
   readonly racks = new Map<string, Rack>();
@@ -51,8 +51,11 @@ export class MachineHall {
   readonly writes = new Map<string, number>();
   operator: Operator | undefined;
   term = 0;
+  /** What stands between the operator and its API server; set before `start`. */
+  wrapClient: (client: KubeClient) => KubeClient = (client) => client;
 
-  constructor(hosts: Readonly<Record<string, string>>, room: RoomOptions = testRoom) {
+  constructor(hosts: Readonly<Record<string, string>>, room: RoomOptions = testRoom, seed = 7) {
+    this.random = seededRandom(seed);
     this.kube = createMemoryKube({ clock: this.clock, random: this.random });
     this.agents = new MemoryAgents(this.clock);
     for (const [name, list] of Object.entries(hosts)) this.#addRack(name, list, room);
@@ -78,7 +81,23 @@ export class MachineHall {
     const nodes = parseHostlist(hosts);
     const onError = (error: unknown): void => void this.errors.push(error);
     const rack = new SimulatedRack({ nodes, room, store, clock, random, progressIntervalMs: 1_000, onError });
-    const core = new AgentCore({
+    return { rack, core: this.#core(name, nodes, rack, log) };
+  }
+
+  /** The agent's process dies and comes back; its log and the machines stay. */
+  restartAgent(name: string): void {
+    const rack = this.racks.get(name);
+    if (rack === undefined) throw new Error(`there is no agent ${name}`);
+    this.agents.detach(name);
+    rack.core.close();
+    rack.core = this.#core(name, parseHostlist(rack.hosts), rack.rack, rack.log);
+    this.agents.attach(name, memoryPeer(rack.core));
+  }
+
+  #core(name: string, nodes: readonly string[], rack: SimulatedRack, log: MemoryLog): AgentCore {
+    const { clock, random } = this;
+    const onError = (error: unknown): void => void this.errors.push(error);
+    return new AgentCore({
       name,
       version: 'test',
       nodes,
@@ -88,7 +107,6 @@ export class MachineHall {
       random,
       onError,
     });
-    return { rack, core };
   }
 
   /** What the machines did, by kind of event. */
@@ -106,7 +124,7 @@ export class MachineHall {
     const term = this.term;
     const started = startOperator(
       {
-        client: this.#counted(kube.connect()),
+        client: this.wrapClient(this.#counted(kube.connect())),
         connector: this.agents,
         events: createEventRecorder({ client: kube, component: 'test', clock, random, log: silentLogger }),
         clock,
