@@ -185,8 +185,9 @@ function objectionToDevirtualize(row: Row, readings: Readings, phase: 'Prepare' 
   }
   if (row.commitSent) return ['Conflict', 'the commit was sent'];
   const { vmm } = readings;
-  const complete = row.finalCopy !== undefined || (vmm.epoch === row.epoch && copyComplete(vmm.copy));
-  if (!complete) return ['NotPrepared', 'not every block is local and flushed'];
+  const complete =
+    vmm.vmm === 'Resident' ? vmm.epoch === row.epoch && copyComplete(vmm.copy) : row.finalCopy !== undefined;
+  if (!complete || vmm.failure !== undefined) return ['NotPrepared', 'not every block is local and flushed'];
   return isolated(row, readings) ? undefined : ['NotIsolated', 'a data port is not in the domain of the allocation'];
 }
 

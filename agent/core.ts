@@ -213,7 +213,7 @@ export class AgentCore {
       const readings = readNode(this.#options.drivers, node);
       const decision = this.#decide(entry, readings);
       if (decision.row !== entry.row) changed.push(decision.row);
-      stepped.push({ node, entry, decision, observation: observationOf(decision.row, readings) });
+      stepped.push({ node, entry, decision, observation: observationOf(decision.row, readings, entry.observation) });
     }
     try {
       if (changed.length > 0) this.#options.log.write(changed, this.#highestTerm);

@@ -11,7 +11,7 @@ import type { Failure } from '../controller/api/protocol.generated.ts';
 import type { Readings } from './drivers/port.ts';
 import { type Act, type Context, failure, met, type Outcome, powerIs } from './needs.ts';
 import { reclaimStep } from './reclaim.ts';
-import type { Row, RowOperation } from './row.ts';
+import { copyComplete, type Row, type RowOperation } from './row.ts';
 import { devirtualizeStep, isolateStep, planOf, reimageStep } from './tenancy.ts';
 
 export interface Decision {
@@ -42,6 +42,7 @@ function absorb(row: Row, { vmm }: Readings): Row {
   if (row.kind === 'Tenancy' && vmm.epoch === row.epoch) {
     if (vmm.guest.starts > row.starts) next = { ...next, starts: vmm.guest.starts };
     if (!row.mapSeen && vmm.copy.map === 'Valid') next = { ...next, mapSeen: true };
+    if (row.finalCopy === undefined && copyComplete(vmm.copy)) next = { ...next, finalCopy: vmm.copy };
   }
   const { reclaim } = row;
   const attestedBootEnded = !vmm.trusted.up || vmm.trusted.nonce !== reclaim.attestedNonce;

@@ -60,7 +60,7 @@ export interface Row {
   readonly starts: number;
   /** Devirtualization was prepared, under this epoch, and nothing since undid it. */
   readonly preparing: boolean;
-  /** The copy as it was when devirtualization was prepared; once the VMM is gone nobody can read it. */
+  /** The copy as it was when it was first seen to be complete; once the VMM is gone nobody can read it. */
   readonly finalCopy?: NodeObservation['copy'];
   readonly reclaim: {
     readonly drained: boolean;
@@ -143,6 +143,7 @@ export function isPrepared(row: Row, readings: Readings): boolean {
   return (
     row.preparing &&
     row.finalCopy !== undefined &&
+    vmm.failure === undefined &&
     (vmm.vmm !== 'Resident' || (vmm.epoch === row.epoch && copyComplete(vmm.copy))) &&
     images.exported === 'Closed' &&
     images.serving === 'Nothing' &&
@@ -178,8 +179,20 @@ function operationOf(operation: RowOperation): Operation {
 
 const noCopy: NodeObservation['copy'] = { totalBytes: 0, localBytes: 0, flushed: false, inFlight: 0, map: 'None' };
 
-/** What is said about the node: the row and the readings, those of an older epoch hidden. */
-export function observationOf(row: Row, readings: Readings): NodeObservation {
+/** While the machine boots again its map cannot be read; what was said of it under this epoch then still stands. */
+function copyOf(row: Row, { vmm }: Readings, before: NodeObservation | undefined): NodeObservation['copy'] {
+  if (row.kind !== 'Tenancy') return noCopy;
+  if (vmm.epoch === row.epoch && vmm.copy.map !== 'None') return vmm.copy;
+  if (row.finalCopy !== undefined) return row.finalCopy;
+  if (before === undefined || before.record.epoch !== row.epoch || before.copy.map !== 'Valid') return noCopy;
+  return before.copy.inFlight === 0 ? before.copy : { ...before.copy, inFlight: 0 };
+}
+
+/**
+ * What is said about the node: the row and the readings, those of an older epoch hidden.
+ * @param before what was said last
+ */
+export function observationOf(row: Row, readings: Readings, before: NodeObservation | undefined): NodeObservation {
   const { machine, power, fabric, images, vmm } = readings;
   const ofThisEpoch = row.kind === 'Tenancy' && vmm.epoch === row.epoch;
   const failure = ofThisEpoch ? (vmm.failure ?? vmm.guest.failure) : undefined;
@@ -200,7 +213,7 @@ export function observationOf(row: Row, readings: Readings): NodeObservation {
       ...(hostKey === undefined ? {} : { hostKey }),
       ...(failure === undefined ? {} : { failure }),
     },
-    copy: row.finalCopy ?? (ofThisEpoch ? vmm.copy : noCopy),
+    copy: copyOf(row, readings, before),
     ...(row.preparing ? { prepared: isPrepared(row, readings) } : {}),
     reclaim: {
       drained: row.reclaim.drained,

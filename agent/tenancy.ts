@@ -28,7 +28,7 @@ import {
   vmmChange,
   waitFor,
 } from './needs.ts';
-import { copyComplete, type Isolation, isolated, type Row, type RowOperation } from './row.ts';
+import { type Isolation, isolated, type Row, type RowOperation } from './row.ts';
 
 export function isolateStep(ctx: Context, isolation: Isolation): Outcome {
   return together(
@@ -143,16 +143,6 @@ export function devirtualizeStep(ctx: Context, operation: RowOperation, phase: D
 }
 
 function prepareStep(ctx: Context, { instruction: { operationId } }: RowOperation): Outcome {
-  const { row, readings } = ctx;
-  const { vmm } = readings;
-  if (row.finalCopy === undefined) {
-    if (vmm.epoch !== row.epoch || !copyComplete(vmm.copy)) {
-      return waitFor(ctx, `${operationId}/copy`, limits.bootMs, () =>
-        failed('VmmFailed', 'the copy is no longer complete'),
-      );
-    }
-    ctx.row = { ...row, finalCopy: vmm.copy };
-  }
   return sequence(
     () => isolationHolds(ctx),
     () =>

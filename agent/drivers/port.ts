@@ -114,7 +114,7 @@ export interface VmmPlan {
 
 export interface VmmReading {
   readonly vmm: NodeObservation['vmm'];
-  /** Epoch of the plan that the resident VMM, and so `guest` and `copy`, belongs to; 0: none. */
+  /** Epoch of the plan that the resident VMM, or the boot that failed, and so `guest`, `copy` and `failure` belong to; 0: none. */
   readonly epoch: number;
   readonly guest: NodeObservation['guest'];
   readonly copy: NodeObservation['copy'];

@@ -174,6 +174,7 @@ test('a reboot keeps the epoch, the map and what was copied; a torn map is a fai
     room.rack.cutPower(machine);
     await room.clock.advance(1_000);
     assert.deepEqual([room.seen().power, room.seen().guest.state], ['Off', 'Off']);
+    assert.equal(room.seen().copy.localBytes >= before, true, 'progress is not unsaid by a reboot');
     room.rack.givePower(machine);
     await room.clock.runUntil(() => room.seen().guest.starts === 2);
     assert.ok(room.seen().copy.localBytes >= before);
@@ -183,7 +184,9 @@ test('a reboot keeps the epoch, the map and what was copied; a torn map is a fai
     room.rack.reset(machine);
     await room.clock.runUntil(() => room.rack.machine('n0').failure !== undefined);
     await room.clock.advance(1);
-    assert.equal(machine.failure?.code, 'MapInvalid');
+    assert.equal(room.seen().guest.failure?.code, 'MapInvalid');
+    assert.equal(room.seen().copy.map, 'Invalid');
+    assert.equal(reasonFor(room, steps.prepare, 2), 'NotPrepared');
     assert.equal(room.seen().guest.state, 'Off');
     assert.equal(room.events('imaged').length, 1);
   }));

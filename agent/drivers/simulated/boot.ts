@@ -30,6 +30,7 @@ export function beginBoot(floor: Floor, machine: SimMachine): void {
   machine.stage = 'Post';
   machine.trusted = { nonce: '', wiped: [], checked: false };
   delete machine.failure;
+  delete machine.failedEpoch;
   delete machine.running;
   floor.after(machine, floor.durations.post, 'ask');
 }
@@ -84,6 +85,7 @@ function startVmm(floor: Floor, machine: SimMachine): void {
   const failure = plan === undefined ? undefined : prepareDisk(floor, machine, plan);
   if (plan === undefined || failure !== undefined) {
     machine.failure = failure ?? simulatedFailure('VmmFailed', 'the boot server has no plan for this machine');
+    machine.failedEpoch = plan?.epoch ?? 0;
     machine.stage = 'Stuck';
     return;
   }

@@ -163,6 +163,9 @@ function guestOf(machine: SimMachine): VmmReading['guest'] {
 
 function copyOf(machine: SimMachine): VmmReading['copy'] {
   const map = targetOf(machine)?.map;
+  if (machine.failure?.code === 'MapInvalid') {
+    return { totalBytes: 0, localBytes: 0, flushed: false, inFlight: 0, map: 'Invalid' };
+  }
   if (map === undefined) return { totalBytes: 0, localBytes: 0, flushed: false, inFlight: 0, map: 'None' };
   const complete = map.localBytes >= map.totalBytes;
   return {
@@ -184,7 +187,7 @@ function simulatedVmm(rack: SimulatedRack): Vmm {
       const resident = vmmResident(machine);
       return {
         vmm: resident ? 'Resident' : 'Absent',
-        epoch: resident ? (machine.running?.epoch ?? 0) : 0,
+        epoch: resident ? (machine.running?.epoch ?? 0) : (machine.failedEpoch ?? 0),
         guest: guestOf(machine),
         copy: copyOf(machine),
         trusted: { up: machine.stage === 'Trusted', ...machine.trusted },

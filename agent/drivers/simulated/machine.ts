@@ -59,6 +59,8 @@ export interface SimMachine {
   maxRateBytes?: number;
   trusted: { nonce: string; wiped: string[]; checked: boolean };
   failure?: Failure;
+  /** Epoch of the plan under which it failed. */
+  failedEpoch?: number;
   changes: Partial<Record<'power' | 'order' | 'data' | 'control' | 'export' | 'serving' | 'vmm', Change>>;
   jobs: Partial<Record<JobKind, Job>>;
 }
