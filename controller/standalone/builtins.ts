@@ -2,7 +2,8 @@
  * The built-in kinds that the operator, kubectl and client libraries need, with schemas of our own in the notation of CRDs.
  */
 import { eventSchema, leaseSchema } from './builtin-schemas.ts';
-import { apiVersionOf, type ResourceDefinition, schemaIdOf } from './resources.ts';
+import { metaText } from './meta.ts';
+import { type ResourceDefinition, schemaIdOf } from './resources.ts';
 import { fieldError } from './schema/errors.ts';
 import {
   compileKind,
@@ -73,6 +74,14 @@ function checkSecret(object: JsonObject, old: JsonObject | undefined): FieldErro
     errors.push(fieldError('FieldValueInvalid', ['type'], 'field is immutable', object.type));
   }
   return errors;
+}
+
+/** An event stands in the namespace of what it is about; those about cluster-scoped objects stand in `default`. */
+function checkEvent(object: JsonObject): FieldError[] {
+  const namespace = metaText(object, 'namespace');
+  const given = isObject(object.involvedObject) ? (object.involvedObject.namespace ?? '') : '';
+  if (given === namespace || (given === '' && namespace === 'default')) return [];
+  return [fieldError('FieldValueInvalid', ['involvedObject', 'namespace'], 'does not match event.namespace', given)];
 }
 
 /** Writes `stringData` into `data`, base64-encoded, as the real server does before it stores a Secret. */
@@ -221,6 +230,7 @@ const builtIns: BuiltIn[] = [
       { name: 'Count', type: 'integer', jsonPath: '{first}.series.count,.count', priority: 1 },
     ],
     selectableFields: eventFields,
+    check: checkEvent,
   },
   {
     group: 'coordination.k8s.io',
@@ -290,9 +300,4 @@ function define(builtIn: BuiltIn): ResourceDefinition {
 
 export function builtInDefinitions(): ResourceDefinition[] {
   return builtIns.map(define);
-}
-
-/** The API versions whose paths begin with /api instead of /apis. */
-export function isCore(definition: ResourceDefinition): boolean {
-  return apiVersionOf(definition) === 'v1';
 }

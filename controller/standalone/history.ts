@@ -15,11 +15,11 @@ export interface LoggedChange extends Change {
 
 export interface HistoryLimits {
   readonly events: number;
-  /** Bytes of JSON text; what is kept twice (before and after) counts once. */
+  /** Bytes of JSON text, counted once: with the state before and the line for watchers, up to three times as much is held. */
   readonly bytes: number;
 }
 
-export const defaultHistoryLimits: HistoryLimits = { events: 100_000, bytes: 128 * 1024 * 1024 };
+export const defaultHistoryLimits: HistoryLimits = { events: 100_000, bytes: 64 * 1024 * 1024 };
 
 /** Changes of one resource; positions count from its first change and never shift. */
 export class ResourceLog {

@@ -10,7 +10,7 @@ import { isObject, type JsonObject, type JsonValue } from './schema/types.ts';
 import { ApiError, badRequest, unsupportedMediaType } from './status.ts';
 
 /** As kube-apiserver's limit for request bodies. */
-export const mostBodyBytes = 3 * 1024 * 1024;
+const mostBodyBytes = 3 * 1024 * 1024;
 /** No object of ours nests deeper than a quarter of this. */
 const deepestNesting = 100;
 

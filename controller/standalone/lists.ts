@@ -15,7 +15,7 @@ import { ApiError, badRequest, expired } from './status.ts';
 import type { Storage } from './storage.ts';
 
 /** Objects read at once; between such steps other requests have their turn. */
-export const pageSize = 500;
+const pageSize = 500;
 
 export interface Listed {
   readonly namespace: string;

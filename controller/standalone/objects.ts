@@ -71,6 +71,8 @@ export interface DeleteResult {
 /** Longest prefix of a generated name, and the letters of its suffix (k8s.io/apiserver's names.SimpleNameGenerator). */
 const longestNamePrefix = 58;
 const suffixLetters = 'bcdfghjklmnpqrstvwxz2456789';
+/** Clients take for granted that these are there. */
+const keptNamespaces = new Set(['default', 'kube-system']);
 
 export class Objects {
   readonly #storage: Storage;
@@ -243,6 +245,9 @@ export class Objects {
   /** Deletes an object, or marks it as going when finalizers keep it. */
   delete(definition: ResourceDefinition, namespace: string, name: string, options: DeleteOptions): DeleteResult {
     const stored = this.read(definition, namespace, name);
+    if (definition.kind === 'Namespace' && keptNamespaces.has(name)) {
+      throw status.forbidden(definition, name, 'this namespace may not be deleted');
+    }
     const object = JSON.parse(this.bodyOf(definition, stored)) as JsonObject;
     if (options.uid !== undefined && options.uid !== stored.uid) {
       const why = `the UID in the precondition (${options.uid}) does not match the UID in record (${stored.uid}). The object might have been deleted and then recreated`;

@@ -84,6 +84,8 @@ function digest(text: string): Buffer {
 
 class Authenticator {
   readonly #tokens: readonly { hash: Buffer; identity: Identity }[];
+  /** A connection keeps its certificate, and reading it again costs more than a whole request. */
+  readonly #known = new WeakMap<TLSSocket, Identity>();
 
   constructor(tokens: ReadonlyMap<string, Identity> = new Map()) {
     this.#tokens = [...tokens].map(([token, identity]) => ({ hash: digest(token), identity }));
@@ -91,9 +93,15 @@ class Authenticator {
 
   identify(request: IncomingMessage): Identity | undefined {
     const socket = request.socket as TLSSocket;
+    const known = this.#known.get(socket);
+    if (known !== undefined) return known;
     if (socket.authorized) {
       const subject = socket.getPeerCertificate().subject as { CN?: string; O?: string | string[] } | undefined;
-      if (typeof subject?.CN === 'string') return { user: subject.CN, groups: [subject.O ?? []].flat() };
+      if (typeof subject?.CN === 'string') {
+        const identity = { user: subject.CN, groups: [subject.O ?? []].flat() };
+        this.#known.set(socket, identity);
+        return identity;
+      }
     }
     const token = /^Bearer (\S{1,4096})$/.exec(request.headers.authorization ?? '')?.[1];
     if (token === undefined || this.#tokens.length === 0) return undefined;

@@ -188,6 +188,16 @@ export function builtInTests({ call, create, patch }: Api): void {
       count: 1,
     };
     await create('/api/v1/namespaces/api-contract/events', event);
+    const elsewhere = {
+      ...event,
+      metadata: { name: `${name}-x` },
+      involvedObject: { ...event.involvedObject, namespace: 'x' },
+    };
+    const refused = await call('POST', '/api/v1/namespaces/api-contract/events', { body: elsewhere });
+    assert.match(
+      expectStatus(refused, 422).message,
+      /involvedObject\.namespace: Invalid value: "x": does not match event\.namespace/,
+    );
     const selector = encodeURIComponent(`involvedObject.name=${name},involvedObject.kind=Widget,involvedObject.uid=u1`);
     const found = expectStatus(await call('GET', `/api/v1/events?fieldSelector=${selector}`), 200);
     assert.deepEqual(
@@ -203,6 +213,8 @@ export function builtInTests({ call, create, patch }: Api): void {
     assert.deepEqual([made.spec, made.status.phase], [{ finalizers: ['kubernetes'] }, 'Active']);
     const marked = expectStatus(await call('DELETE', `/api/v1/namespaces/${name}`), 200);
     assert.equal(marked.status.phase, 'Terminating');
+    const kept = expectStatus(await call('DELETE', '/api/v1/namespaces/default'), 403);
+    assert.match(kept.message, /namespaces "default" is forbidden: this namespace may not be deleted/);
   });
 }
 

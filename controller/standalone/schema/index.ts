@@ -2,20 +2,18 @@
  * Validation of custom resources without a server: the same code, and the same words, as the embedded API server's.
  */
 import { type CompiledKind, compileKind } from './kind.ts';
-import type { JsonSchema, ValidationRule } from './types.ts';
+import type { JsonSchema } from './types.ts';
 
-export { formatFieldError, formatInvalid } from './errors.ts';
-export type { CompiledKind, KindDescription, ObjectPart, ValidationResult } from './kind.ts';
+export { formatFieldError } from './errors.ts';
+export type { CompiledKind } from './kind.ts';
 export { compileKind } from './kind.ts';
 export {
   type FieldError,
-  type FieldErrorType,
   isObject,
   type JsonObject,
   type JsonSchema,
   type JsonValue,
 } from './types.ts';
-export type { ValidationRule };
 
 export interface PrinterColumn {
   name: string;

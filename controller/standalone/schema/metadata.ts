@@ -112,7 +112,7 @@ function nameProblems(name: string, rule: NameRule): string[] {
 }
 
 /** Problems of a label or annotation key, or of a finalizer (`example.com/name`). */
-export function qualifiedNameProblems(key: string): string[] {
+function qualifiedNameProblems(key: string): string[] {
   const parts = key.split('/');
   if (parts.length > 2) {
     return [
@@ -132,7 +132,7 @@ export function qualifiedNameProblems(key: string): string[] {
   return problems;
 }
 
-export function labelValueProblems(value: string): string[] {
+function labelValueProblems(value: string): string[] {
   const problems: string[] = [];
   if (Buffer.byteLength(value) > 63) problems.push('must be no more than 63 bytes');
   if (!isLabelValue.test(value)) problems.push(labelValueText);
