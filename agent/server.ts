@@ -17,7 +17,7 @@ import type { AgentCore } from './core.ts';
 import { ObservationFeed, type Resume } from './feed.ts';
 
 /** `alive` comes whenever nothing else was sent for so long. */
-export const aliveIntervalMs = 5_000;
+const aliveIntervalMs = 5_000;
 /** An operator, its successor, and a person with curl. */
 const mostStreams = 8;
 const mostConnections = 64;

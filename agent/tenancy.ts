@@ -38,7 +38,7 @@ export function isolateStep(ctx: Context, isolation: Isolation): Outcome {
 }
 
 /** The disk that the image goes to: the smallest that fits, so that large disks stay for the tenant. */
-export function targetDisk(environment: Environment, disks: readonly Disk[]): Disk | undefined {
+function targetDisk(environment: Environment, disks: readonly Disk[]): Disk | undefined {
   const { media, minSizeBytes } = environment.install.disk;
   return disks
     .filter((disk) => media === 'Any' || disk.media === media)

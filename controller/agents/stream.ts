@@ -18,7 +18,7 @@ import type { Mirror } from './mirror.ts';
 import { AgentError, type AgentErrorReason } from './port.ts';
 
 /** An agent says something at least every 5 s; three of them missing is silence. */
-export const silenceMs = 3 * 5_000;
+const silenceMs = 3 * 5_000;
 /** After so long in sync, the failures before are forgotten. */
 const soundAfterMs = 30_000;
 

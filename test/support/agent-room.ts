@@ -14,9 +14,9 @@ import type {
 import { seededRandom } from '../../controller/runtime/random.ts';
 import { VirtualClock } from './virtual-clock.ts';
 
-export const digest = 'a'.repeat(64);
-export const domain = 'alloc-1';
-export const nonce = 'nonce-0123456789';
+const digest = 'a'.repeat(64);
+const domain = 'alloc-1';
+const nonce = 'nonce-0123456789';
 
 export function environment(revision = 'r1', image: Partial<Environment['image']> = {}): Environment {
   return {

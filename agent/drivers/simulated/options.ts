@@ -26,7 +26,7 @@ export interface MachineShape {
 const gibibyte = 2 ** 30;
 
 /** TSUBAME2's thin node (two 6-core Xeons, 54 GB, two SSDs, GbE and InfiniBand), with a port for the VMM. */
-export const thinNode: MachineShape = {
+const thinNode: MachineShape = {
   architecture: 'x86_64',
   cores: 12,
   memoryBytes: 54 * gibibyte,
@@ -61,7 +61,7 @@ export interface Durations {
   readonly check: number;
 }
 
-export const realDurations: Durations = {
+const realDurations: Durations = {
   power: 2_000,
   bootOrder: 1_000,
   fabric: 3_000,
