@@ -23,6 +23,8 @@ const startedAt = systemClock.monotonic();
 const path = (relativeToHere: string): string => fileURLToPath(new URL(relativeToHere, import.meta.url));
 const crdDirectory = path('../crds/');
 const { version } = JSON.parse(readFileSync(path('../package.json'), 'utf8')) as { version: string };
+/** A third of the grace that the charts give a pod. */
+const longestFarewellMs = 10_000;
 const logLevels = ['debug', 'info', 'warn', 'error', 'silent'] as const;
 
 /** Aborted by SIGINT, SIGTERM and, where this process is a child with a channel, by the parent's end. */
@@ -33,6 +35,8 @@ function untilToldToEnd(): AbortSignal {
     // The second time somebody is impatient.
     if (controller.signal.aborted) process.exit(130);
     controller.abort(new Error('told to end'));
+    // An API server or agent that does not answer must not keep this process; everything durable is written already.
+    setTimeout(() => process.exit(1), longestFarewellMs).unref();
   };
   process.on('SIGTERM', end);
   // Ctrl-C reaches every process of the terminal; a child leaves when its parent has finished with it.

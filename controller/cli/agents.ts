@@ -91,7 +91,7 @@ function explain(error: ErrorObject): string {
 }
 
 /** @throws CliError that names the file and the field */
-export function readAgentsConfig(path: string): AgentsConfig {
+function readAgentsConfig(path: string): AgentsConfig {
   let value: unknown;
   try {
     value = parse(readFileSync(path, 'utf8'));

@@ -75,7 +75,7 @@ function readTls(directory: string): { caPem: string; certPem: string; keyPem: s
   return { caPem: read('ca.crt'), certPem: read('tls.crt'), keyPem: read('tls.key') };
 }
 
-export function settingsOf(flags: ControllerFlags): OperatorOptions['settings'] {
+function settingsOf(flags: ControllerFlags): OperatorOptions['settings'] {
   return {
     deletions: {
       windowMs: flags.holdWindow * 1000,

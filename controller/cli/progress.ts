@@ -55,7 +55,7 @@ function row(view: AllocationView): string[] {
 }
 
 /** Columns as wide as their widest cell; names to the left, numbers to the right. */
-export function table(rows: readonly (readonly string[])[]): string[] {
+function table(rows: readonly (readonly string[])[]): string[] {
   const widths = header.map((_, column) => Math.max(...rows.map((cells) => cells[column]?.length ?? 0)));
   return rows.map((cells) =>
     cells

@@ -74,6 +74,8 @@ interface Site {
   /** The newest pass of the sync. */
   sync(): SyncResult | undefined;
   failure(): string | undefined;
+  /** On from the loss of leadership until it was said that the operator works again. */
+  readonly pause: { isOn: boolean };
 }
 
 /** What is closed at the end, in the opposite order of its opening. */
@@ -174,6 +176,7 @@ async function open(flags: StandaloneFlags, context: StandaloneContext, cleanup:
   // A folder has no commit to look at: it is read every time.
   const intervalMs = repository.isGit ? 30_000 : 2_000;
   const gitOps = { client, source: repository.source, crds, clock, random, log, intervalMs, onResult };
+  const pause = { isOn: false };
   const leader = startLeader({
     client,
     connector: new AgentPool({ ...room.operator, clock, random }),
@@ -189,10 +192,13 @@ async function open(flags: StandaloneFlags, context: StandaloneContext, cleanup:
     namespace: defaultNamespace,
     identity,
     companion: () => startGitOps({ ...gitOps, namespace: defaultNamespace }),
-    onLost: (reason) => progress.event(`the operator pauses: ${reason}`),
+    onLost: (reason) => {
+      pause.isOn = true;
+      progress.event(`the operator pauses: ${reason}`);
+    },
   });
   cleanup.push(() => leader.stop());
-  return { server, client, repository, room, leader, progress, sync: () => sync, failure: () => failure };
+  return { server, client, repository, room, leader, progress, pause, sync: () => sync, failure: () => failure };
 }
 
 function welcome(site: Site, flags: StandaloneFlags): void {
@@ -214,12 +220,11 @@ function welcome(site: Site, flags: StandaloneFlags): void {
     `  export KUBECONFIG=${config}`,
     '  kubectl get nodeallocations -A -w',
     '  kubectl get physicalnodes',
-    `  edit a file in ${folder}, for example replicas of an allocation, and then`,
-    `  git -C ${folder} commit -am 'More nodes'        and watch`,
+    `  edit a file in ${folder}, for example the replicas of an allocation, ${repository.isGit ? 'and then' : 'and watch'}`,
+    ...(repository.isGit ? [`  git -C ${folder} commit -am 'More nodes'`] : []),
     'Ctrl-C ends it; the next start goes on where this one ended.',
     '',
   ];
-  if (!repository.isGit) lines.splice(11, 1);
   for (const line of lines) progress.note(line);
 }
 
@@ -261,6 +266,10 @@ async function watch(site: Site, flags: StandaloneFlags, context: StandaloneCont
   let isSettled = false;
   while (!signal.aborted) {
     const operator = leader.operator();
+    if (operator !== undefined && site.pause.isOn) {
+      site.pause.isOn = false;
+      progress.event('the operator works again');
+    }
     const picture = pictureOf(site, operator);
     const now = clock.monotonic();
     const failure = site.failure();
