@@ -19,7 +19,7 @@ export interface Clock {
 /** setTimeout holds a 32-bit signed delay; a longer one would fire at once. */
 const longestTimerMs = 2_147_483_647;
 
-/** The machine's own clock. `unref`ed timers let a process that only waits leave. */
+/** The machine's own clock. */
 export const systemClock: Clock = {
   now: () => Date.now(),
   monotonic: () => performance.now(),
