@@ -225,3 +225,42 @@ test('a throttle of 0 stops the copy, and lifting it finishes it', () =>
     await room.run(steps.throttle(100e6), 2);
     await room.clock.runUntil(() => room.seen().copy.flushed);
   }));
+
+test('an uncertain commit closes the control port, re-images nothing, and may be asked for again', () =>
+  inRoom(async (room) => {
+    await room.runAll(enrolment, 1);
+    await room.runAll(tenancy.slice(0, 3), 2);
+    room.rack.failNext('n0', 'devirtualize');
+    assert.equal(await room.run(steps.commit, 2), 'Failed');
+    const { operation, ports, record } = room.seen();
+    assert.equal(operation?.failure?.code, 'VmmFailed');
+    assert.equal(record.commitSent, true);
+    assert.equal(ports.find(({ role }) => role === 'Control')?.domain, 'closed');
+    assert.equal(reasonFor(room, steps.reimage(), 2), 'Conflict');
+    assert.equal(await room.run(steps.commit, 2), 'Done');
+    assert.equal(room.seen().vmm, 'Absent');
+  }));
+
+test('an update may isolate first: the guest runs on until the reimage of the newer epoch', () =>
+  inRoom(async (room) => {
+    await room.runAll(enrolment, 1);
+    await room.runAll(tenancy.slice(0, 2), 2);
+    assert.equal(await room.run(steps.isolate(), 3), 'Done');
+    const { guest, copy, record } = room.seen();
+    assert.deepEqual([guest.state, guest.starts, copy.totalBytes, record.guestStarted], ['Running', 0, 0, true]);
+    assert.equal(await room.run(steps.reimage(environment('r2')), 3), 'Done');
+    assert.deepEqual([room.seen().guest.starts, room.seen().record.revision], [1, 'r2']);
+  }));
+
+test('power that comes back under a tenancy boots the same epoch, and isolation that drifted keeps it off', () =>
+  inRoom(async (room) => {
+    await room.runAll(enrolment, 1);
+    await room.runAll(tenancy.slice(0, 2), 2);
+    await room.runAll([steps.off], 2);
+    const machine = room.rack.machine('n0');
+    machine.ports = machine.ports.map((port) => (port.name === 'ib0' ? { ...port, domain: 'default' } : port));
+    assert.equal(reasonFor(room, steps.on, 2), 'NotIsolated');
+    await room.runAll([steps.isolate(), steps.on], 2);
+    await room.clock.runUntil(() => room.seen().guest.starts === 2);
+    assert.equal(room.events('imaged').length, 1);
+  }));
