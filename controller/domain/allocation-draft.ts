@@ -16,6 +16,8 @@ export interface MemberView {
   readonly state: NodeState;
   /** Claimed by this very allocation (by uid). */
   readonly claimed: boolean;
+  /** A claim is being written, and its outcome is not known yet. */
+  readonly claiming: boolean;
   /** Claimed by another allocation, or not there, or held: it will not become ours by waiting. */
   readonly unavailable: boolean;
   /** An end is recorded on the node. */

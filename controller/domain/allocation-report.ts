@@ -137,6 +137,10 @@ function stalledBecause(draft: Draft, sum: Tally, trouble: { code: string; messa
   if (waiting?.reason === 'DeletionHeld' || waiting?.reason === 'TooManyFailures')
     return yes(waiting.reason, waiting.message);
   if (trouble !== undefined) return yes(trouble.code, trouble.message);
+  const orphan = sum.views.find((view) => view.state === 'Orphaned' && !view.claimed);
+  if (orphan !== undefined) {
+    return yes('NodeOrphaned', `${orphan.name} lost its record while in use; adopt or end it (its spec.decision)`);
+  }
   if (sum.failed > 0 && draft.input.allocation.spec.failurePolicy === 'Report') {
     const first = sum.views.find((view) => view.failure !== undefined);
     return yes('NodesFailed', `${sum.failed} nodes failed in use, first ${first?.name}: ${first?.failure?.message}`);

@@ -19,7 +19,7 @@ export function healStep(draft: Draft): void {
     // Once the node's own record says that it ends, the list has done its work: the rest is the node's.
     for (const name of names) {
       const view = input.member(name);
-      if (!view.claimed || view.endRecorded) names.delete(name);
+      if (view.claimed ? view.endRecorded : !view.claiming) names.delete(name);
     }
     if (names.size === 0) draft.ending.delete(reason);
   }
@@ -31,7 +31,9 @@ export function healStep(draft: Draft): void {
   for (const name of draft.nodes) {
     const view = input.member(name);
     if (view.claimed && view.endRecorded) draft.nodes.delete(name);
-    else if (!view.claimed && view.unavailable && !isOrphanOfOurs(draft, name)) draft.nodes.delete(name);
+    // An orphaned one may run this tenant's guest, its claim lost: it keeps its place until a person decides.
+    else if (!view.claimed && view.unavailable && view.state !== 'Orphaned' && !isOrphanOfOurs(draft, name))
+      draft.nodes.delete(name);
   }
   for (const name of draft.replaced)
     if (!input.member(name).claimed || input.member(name).endRecorded) draft.replaced.delete(name);
@@ -132,6 +134,15 @@ export function acceptStep(draft: Draft): void {
   }
 }
 
+/** A revision other than the environment's that a node of the allocation runs. */
+function claimedRevision(draft: Draft, current: string): string | undefined {
+  for (const name of draft.nodes) {
+    const view = draft.input.member(name);
+    if (view.claimed && view.revision !== undefined && view.revision !== current) return view.revision;
+  }
+  return undefined;
+}
+
 /** Which revision is in force, which nodes may be re-imaged to it now. */
 export function updateStep(draft: Draft): void {
   const { allocation, environment } = draft.input;
@@ -139,7 +150,14 @@ export function updateStep(draft: Draft): void {
     const inForce = draft.status.environment?.revision;
     const { policy, revision: asked } = allocation.spec.update;
     const wanted = policy === 'Rolling' || asked === environment.revision || draft.nodes.size === 0;
-    if (inForce === undefined || (inForce !== environment.revision && wanted && draft.accepted.ok)) {
+    const lost = inForce === undefined && !wanted ? claimedRevision(draft, environment.revision) : undefined;
+    if (lost !== undefined) {
+      draft.accepted = {
+        ok: false,
+        reason: 'DefinitionLost',
+        message: `its nodes run revision ${lost}, status no longer says what that is, and the environment is at ${environment.revision}; give the environment its old definition back, or set spec.update.revision to re-image`,
+      };
+    } else if (inForce === undefined || (inForce !== environment.revision && wanted && draft.accepted.ok)) {
       if (draft.accepted.ok) {
         draft.status.environment = { revision: environment.revision, definition: environment.definition };
         draft.status.revision = environment.revision;
@@ -155,6 +173,8 @@ export function updateStep(draft: Draft): void {
     const view = draft.input.member(name);
     if (view.revision === draft.status.revision && view.ready) draft.updating.delete(name);
   }
+  if (draft.closing) draft.updating.clear();
+  if (draft.status.revision === undefined) return;
   if (outdated.length === 0 || draft.closing || allocation.spec.suspend) return;
   // A node that is down for whatever reason counts: an update never takes more from the tenant than it allowed.
   const down = views.filter((view) => !view.ready && !draft.updating.has(view.name)).length;

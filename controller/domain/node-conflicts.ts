@@ -40,7 +40,7 @@ export function findConflict(
     return {
       state: record.guestStarted ? 'Orphaned' : 'Quarantined',
       reason: 'RecordsDisagree',
-      message: `the agent knows epoch ${record.epoch}${record.allocation ? ` of allocation ${record.allocation}` : ''}, the record here epoch ${epoch}: status was lost or restored from a backup`,
+      message: `the agent knows epoch ${record.epoch}${record.allocation ? ` of allocation ${record.allocation}` : ''}, the record here epoch ${epoch}: status was lost or restored from a backup; a decision must name epoch ${record.epoch}`,
     };
   }
   if (!committed && record.guestStarted) {

@@ -54,7 +54,7 @@ export function decideNode(input: NodeInput): NodeDecision {
     return { kind: 'rest', state, message: `agent ${input.agentName} is not connected or does not report this node` };
   }
   const conflict = findConflict(status, facts, input.storeId);
-  if (conflict) return heldFor(conflict);
+  if (conflict) return adoptLost(input, status, facts, conflict) ?? heldFor(conflict);
   if (status.state === 'Quarantined' && status.lastError !== undefined && (status.end ?? status.claim) === undefined) {
     return held('Quarantined', status.lastError.code, status.message ?? status.lastError.message);
   }
@@ -64,13 +64,16 @@ export function decideNode(input: NodeInput): NodeDecision {
 }
 
 /**
- * Whether a guest of this epoch may have executed an instruction. The agent records `guestStarted` ahead of the power-on
- * that could make it true; only its word that the boot failed, with no start counted, takes that back.
+ * Whether a guest of this tenancy may have executed an instruction. The agent records `guestStarted` ahead of the power-on
+ * that could make it true; only its word that the boot failed, with no start counted, takes that back, and that for the first
+ * epoch since the certificate alone: in a later one (an update) the flag speaks of the guest before, whose data is there.
  */
-export function guestMayHaveRun(facts: NodeObservation, epoch: number): boolean {
+export function guestMayHaveRun(facts: NodeObservation, { claim, certificate }: PhysicalNodeStatus): boolean {
   const { record, guest, operation } = facts;
   if (!record.guestStarted) return false;
+  const epoch = claim?.epoch ?? 0;
   const bootFailed =
+    certificate?.epoch === epoch - 1 &&
     record.epoch === epoch &&
     operation?.epoch === epoch &&
     operation.verb === 'reimage' &&
@@ -85,9 +88,11 @@ const heldFor = (conflict: Conflict): NodeDecision => held(conflict.state, confl
 
 function personDecision(input: NodeInput, status: PhysicalNodeStatus): NodeDecision | undefined {
   const decision = input.node.spec?.decision;
-  if (!decision || decision.epoch !== (status.epoch ?? 0)) return undefined;
+  if (!decision || input.facts === undefined) return undefined;
+  // The higher one of both records: with status lost, a decision of the node's first days would name the epoch again.
+  if (decision.epoch !== Math.max(status.epoch ?? 0, input.facts.record.epoch)) return undefined;
   const isHeld = status.state === 'Quarantined' || status.state === 'Orphaned' || status.state === 'Enrolling';
-  if (!isHeld || input.facts === undefined || input.storeId === undefined) return undefined;
+  if (!isHeld || input.storeId === undefined) return undefined;
   if (decision.action === 'Adopt') return undefined;
   if (decision.action === 'Reclaim' && status.claim && !status.end) return undefined;
   return endRecord(input, status, `${decision.action}ByPerson`, 'Full', {
@@ -150,6 +155,10 @@ function tenancy(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObserv
   const owner = input.tenancy;
   if (!claim) return { kind: 'rest', state: 'Enrolling' };
   if (owner === undefined) {
+    if (input.tenancyPending) {
+      const message = 'what its allocation runs is not known: status of the allocation was lost';
+      return { kind: 'rest', state: status.state ?? 'Enrolling', message };
+    }
     return held(
       'Orphaned',
       'AllocationMissing',
@@ -158,7 +167,7 @@ function tenancy(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObserv
   }
   if (owner.allocationUid !== claim.allocation.uid) return adopt(input, status, owner);
   if (owner.role === 'Ending') {
-    const neverStarted = status.lastError !== undefined && !guestMayHaveRun(facts, claim.epoch);
+    const neverStarted = status.lastError !== undefined && !guestMayHaveRun(facts, status);
     return endRecord(input, status, neverStarted ? failedBeforeUse : (owner.endReason ?? 'Released'), owner.erase);
   }
   if (owner.role === 'Unlisted') {
@@ -169,7 +178,7 @@ function tenancy(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObserv
     );
   }
   if (owner.role === 'Replaced') return fenceReplaced(claim.epoch, facts, owner);
-  if (owner.updating && claim.revision !== owner.environment.revision)
+  if (owner.updating && !owner.suspended && claim.revision !== owner.environment.revision)
     return claimRecord(input, status, owner, 'Updated');
   return walkTenancy(input, status, facts, owner);
 }
@@ -192,6 +201,33 @@ function adopt(input: NodeInput, status: PhysicalNodeStatus, owner: Tenancy): No
     ...(status.state === 'Orphaned' ? { state: 'Resident' as const, stateSince: input.nowIso } : {}),
   };
   return { kind: 'record', state: status.state ?? 'Resident', patch, why: 'Adopted' };
+}
+
+/** A person says that the guest, whose claim was lost here, is its allocation's: the claim is what the agent's log says. */
+function adoptLost(
+  input: NodeInput,
+  status: PhysicalNodeStatus,
+  { record }: NodeObservation,
+  conflict: Conflict,
+): NodeDecision | undefined {
+  const { decision } = input.node.spec ?? {};
+  const owner = input.tenancy;
+  const epoch = Math.max(status.epoch ?? 0, record.epoch);
+  if (conflict.state !== 'Orphaned' || decision?.action !== 'Adopt' || decision.epoch !== epoch) return undefined;
+  if (owner?.role !== 'Placed' || record.allocation !== owner.allocationUid) return undefined;
+  if (record.revision === undefined || record.ended || record.epoch < epoch) return undefined;
+  const { namespace, name, allocationUid: uid, domain } = owner;
+  const patch: RecordPatch = {
+    state: 'Resident',
+    stateSince: input.nowIso,
+    message: null,
+    epoch,
+    claim: { allocation: { namespace, name, uid }, epoch, revision: record.revision, domain, at: input.nowIso },
+    commitSent: record.commitSent ? { epoch, at: input.nowIso } : null,
+    ...identity(input),
+  };
+  const event = { type: 'Warning', reason: 'AdoptDecided' } as const;
+  return { kind: 'record', state: 'Resident', patch, why: 'AdoptedByPerson', event };
 }
 
 /** A failed node that others stand in for: its network is closed, its power and disks are left alone. */
@@ -253,17 +289,32 @@ function walkTenancy(
   if (state === 'Booting' && !revisionInForce) {
     return { kind: 'rest', state, message: 'its allocation moved on to another revision' };
   }
+  if (state === 'BareMetal' || state === 'Resident') return settled(input, status, facts, state);
   if (status.lastError && status.state === state) {
     return { kind: 'rest', state, message: `${status.lastError.code}: ${status.lastError.message}` };
   }
   const step = row.step(owner);
   if (step) return { kind: 'step', state, step, epoch, deadlineSeconds, retries, inUse };
-  if (state === 'BareMetal' || state === 'Resident') {
-    if (status.state === state) return { kind: 'rest', state };
-    const patch: RecordPatch = { state, stateSince: input.nowIso, message: null, observed: observedFacts(facts) };
-    return { kind: 'record', state, patch, why: 'Settled' };
-  }
   return { kind: 'wait', state, message: row.endsWhen, deadlineSeconds, retries, inUse };
+}
+
+/** The node is where it was to go: what failed on the way is over. */
+function settled(
+  input: NodeInput,
+  status: PhysicalNodeStatus,
+  facts: NodeObservation,
+  state: 'BareMetal' | 'Resident',
+): NodeDecision {
+  if (status.state === state && status.lastError === undefined) return { kind: 'rest', state };
+  const patch: RecordPatch = {
+    state,
+    stateSince: input.nowIso,
+    message: null,
+    lastError: null,
+    attempts: null,
+    observed: observedFacts(facts),
+  };
+  return { kind: 'record', state, patch, why: 'Settled' };
 }
 
 /** Isolation drift of a node in use: the port is put back into its domain; power is never touched (rule 2). */

@@ -7,7 +7,7 @@
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNode, PhysicalNodeStatus } from '../api/types.generated.ts';
-import { held, identity, type NodeDecision, type NodeInput, type RecordPatch } from './node-records.ts';
+import { held, identity, inventoryOf, type NodeDecision, type NodeInput, type RecordPatch } from './node-records.ts';
 import { type NodeState, type ReclaimTerms, reclaimPath } from './states.ts';
 
 /** Nonce of a reclaim: fresh for each epoch of each node, and the same again after a restart of the operator. */
@@ -73,6 +73,8 @@ function releaseRecord(input: NodeInput, status: PhysicalNodeStatus, facts: Node
         }
       : {}),
     ...identity(input),
+    // A machine that a person had reclaimed at its first enrolment has shown nobody yet what it is made of.
+    ...inventoryOf(facts),
   };
   return { kind: 'record', state: rest, patch, why: 'Released' };
 }

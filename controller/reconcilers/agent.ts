@@ -29,6 +29,8 @@ export interface AgentReconcilerOptions {
   readonly defaultCaPem: string;
   readonly onNodeChange: (nodeName: string) => void;
   readonly onLinkChange: (agentName: string) => void;
+  /** Asks for another agent to be looked at. */
+  readonly onAgentChange: (agentName: string) => void;
 }
 
 const quietMs = 2_000;
@@ -51,6 +53,8 @@ export class AgentReconciler {
   readonly #options: AgentReconcilerOptions;
   readonly #connections = new Map<string, Connection>();
   readonly #writtenAt = new Map<string, number>();
+  /** Agents whose hostlist names a node that another one has. */
+  readonly #disputing = new Set<string>();
 
   constructor(options: AgentReconcilerOptions) {
     this.#options = options;
@@ -67,7 +71,8 @@ export class AgentReconciler {
     const agent = fleet.agents.getByKey(name);
     if (agent === undefined || agent.metadata.deletionTimestamp !== undefined) {
       this.#disconnect(name);
-      fleet.setAccepted(name, []);
+      this.#disputing.delete(name);
+      if (fleet.setAccepted(name, []).changed) this.#wakeOthers(name);
       fleet.setCommission(name, undefined);
       return { kind: 'done' };
     }
@@ -84,6 +89,9 @@ export class AgentReconciler {
     const { name } = agent.metadata;
     try {
       const accepted = fleet.setAccepted(name, parseHostlist(agent.spec.nodes));
+      if (accepted.disputed.length > 0) this.#disputing.add(name);
+      else this.#disputing.delete(name);
+      if (accepted.changed) this.#wakeOthers(name);
       const { commission } = agent.spec;
       const names = commission === undefined ? undefined : new Set(parseHostlist(commission.nodes));
       fleet.setCommission(name, commission && names ? { storeId: commission.storeId, names } : undefined);
@@ -96,6 +104,12 @@ export class AgentReconciler {
         if (fleet.agentNameOf(node.metadata.name) === name) own.add(node.metadata.name);
       return { own, disputed: [], problem: `spec.nodes or spec.commission.nodes: ${error.message}` };
     }
+  }
+
+  /** A node moves from one hostlist to another, in either order of the two edits. */
+  #wakeOthers(name: string): void {
+    for (const other of [...this.#connections.keys(), ...this.#disputing])
+      if (other !== name) this.#options.onAgentChange(other);
   }
 
   #connect(agent: BitVisorAgent, own: ReadonlySet<string>): AgentLink {

@@ -29,7 +29,7 @@ import type { Clock } from '../runtime/clock.ts';
 import type { Outcome } from '../runtime/worker.ts';
 import type { Recorder } from './events.ts';
 import type { Fleet } from './fleet.ts';
-import { byClaimOwner, byClaimUid } from './indexes.ts';
+import { adoptable, byClaimOwner, byClaimUid } from './indexes.ts';
 
 /** Choosing nodes among the free ones of the fleet. */
 export interface Placer {
@@ -114,6 +114,11 @@ export class AllocationReconciler {
       .byIndex(byClaimOwner, `${namespace}/${name}`)
       .filter((node) => node.status?.claim?.allocation.uid !== uid && node.status?.end === undefined)
       .map((node) => ({ name: node.metadata.name, revision: node.status?.claim?.revision ?? '' }));
+    for (const node of fleet.nodes.byIndex(adoptable, adoptable)) {
+      const record = fleet.factsOf(node.metadata.name)?.record;
+      if (record?.allocation === uid && record.guestStarted && !record.ended)
+        orphans.push({ name: node.metadata.name, revision: record.revision ?? '' });
+    }
     return {
       member: (nodeName) => {
         const known = views.get(nodeName) ?? fleet.member(allocation, nodeName);
@@ -134,7 +139,8 @@ export class AllocationReconciler {
     const { client, fleet, clock, events, guards, onCommitted } = this.#options;
     if (decision.finalizer === 'add') {
       const added = await addFinalizer(client, nodeAllocations, allocation, allocationFinalizer);
-      if (added.outcome === 'written') fleet.allocations.noteWrite(added.object);
+      if (added.outcome === 'gone') return { kind: 'done' };
+      fleet.allocations.noteWrite(added.object);
       return { kind: 'after', ms: 0 };
     }
     const change = changeBetween(allocation.status ?? {}, decision.status);

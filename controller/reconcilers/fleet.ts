@@ -33,6 +33,16 @@ export interface NodeNote {
   readonly imageTrouble?: { code: string; message: string };
 }
 
+/** In the place of an environment where none is looked at. */
+const nothingToRun: Environment = {
+  revision: '',
+  os: { family: 'Other', architecture: 'x86_64' },
+  image: { url: '', format: 'Raw', sizeBytes: 0, sha256: '' },
+  boot: { firmware: 'Uefi', kernelArguments: [] },
+  install: { yield: 'Fair', disk: { media: 'Any', minSizeBytes: 0 } },
+  vmm: { dataPorts: 'Passthrough' },
+};
+
 /** How long an agent may be away before a node that was chosen and not yet claimed is given up for another. */
 export const patienceMs = 30_000;
 
@@ -46,6 +56,7 @@ export class Fleet {
   readonly #agentOf = new Map<string, string>();
   readonly #commissioned = new Map<string, { storeId: string; names: ReadonlySet<string> }>();
   readonly #notes = new Map<string, NodeNote>();
+  readonly #claiming = new Set<string>();
   readonly #uuids = new Map<string, Set<string>>();
   readonly #uuidOf = new Map<string, string>();
   readonly #environments = new Map<string, Environment>();
@@ -67,19 +78,40 @@ export class Fleet {
     else this.#links.delete(agentName);
   }
 
-  /** The names in `accepted` that are this agent's; those that another one already has are left to it. */
-  setAccepted(agentName: string, accepted: Iterable<string>): { own: Set<string>; disputed: string[] } {
+  /**
+   * The names in `accepted` that are this agent's; those that an older one names are left to it. `changed`: another agent may
+   * have gained or lost a node by it.
+   */
+  setAccepted(
+    agentName: string,
+    accepted: Iterable<string>,
+  ): { own: Set<string>; disputed: string[]; changed: boolean } {
     const own = new Set<string>();
     const disputed: string[] = [];
+    let changed = false;
     for (const name of accepted) {
       const holder = this.#agentOf.get(name);
-      if (holder !== undefined && holder !== agentName && this.agents.getByKey(holder) !== undefined)
-        disputed.push(name);
+      if (holder !== undefined && holder !== agentName && this.#isOlder(holder, agentName)) disputed.push(name);
       else own.add(name);
     }
-    for (const [name, holder] of this.#agentOf) if (holder === agentName && !own.has(name)) this.#agentOf.delete(name);
-    for (const name of own) this.#agentOf.set(name, agentName);
-    return { own, disputed };
+    for (const [name, holder] of this.#agentOf) {
+      if (holder !== agentName || own.has(name)) continue;
+      this.#agentOf.delete(name);
+      changed = true;
+    }
+    for (const name of own) {
+      const holder = this.#agentOf.get(name);
+      if (holder === agentName) continue;
+      this.#agentOf.set(name, agentName);
+      if (holder !== undefined) changed = true;
+    }
+    return { own, disputed, changed };
+  }
+
+  #isOlder(holder: string, other: string): boolean {
+    const [held, asked] = [holder, other].map((name) => this.agents.getByKey(name)?.metadata.creationTimestamp);
+    if (held === undefined || asked === undefined) return held !== undefined;
+    return held === asked ? holder < other : held < asked;
   }
 
   setCommission(agentName: string, commission: { storeId: string; names: ReadonlySet<string> } | undefined): void {
@@ -156,6 +188,14 @@ export class Fleet {
     if (before) this.onNote(nodeName, before, { state: 'Enrolling', epoch: 0 });
   }
 
+  /** A claim is being written: until that is over, nobody may conclude that the node has none. */
+  setClaiming(nodeName: string, underWay: boolean): void {
+    if (underWay) this.#claiming.add(nodeName);
+    else if (this.#claiming.delete(nodeName)) {
+      this.onNote(nodeName, undefined, this.#notes.get(nodeName) ?? { state: 'Enrolling', epoch: 0 });
+    }
+  }
+
   stateOf(nodeName: string): NodeState {
     return this.#notes.get(nodeName)?.state ?? this.nodes.getByKey(nodeName)?.status?.state ?? 'Enrolling';
   }
@@ -177,7 +217,10 @@ export class Fleet {
       agentName,
       location: this.agents.getByKey(agentName)?.spec.location ?? { site: 'unknown', rack: 'unknown' },
       tenancy: allocation ? this.#tenancyOf(node, allocation) : undefined,
-      tenancyPending: allocation !== undefined && allocation.status?.environment === undefined,
+      tenancyPending:
+        allocation !== undefined &&
+        allocation.metadata.uid === node.status?.claim?.allocation.uid &&
+        allocation.status?.environment === undefined,
       commissioned: commission !== undefined && commission.storeId === storeId && commission.names.has(name),
       duplicateOf: this.#duplicateOf(name),
     };
@@ -196,11 +239,14 @@ export class Fleet {
 
   #tenancyOf(node: PhysicalNode, allocation: NodeAllocation): Tenancy | undefined {
     const { spec, status, metadata } = allocation;
-    const stored = status?.environment;
-    if (stored === undefined || metadata.uid === undefined) return undefined;
+    if (metadata.uid === undefined) return undefined;
     const namespace = metadata.namespace ?? '';
     const key = `${namespace}/${metadata.name}`;
     const assignment = this.assignments.get(key, node.metadata.name);
+    const stored = status?.environment;
+    // What ends needs no environment: an allocation whose status was lost or edited can still be deleted.
+    const ends = assignment?.role === 'Ending';
+    if (stored === undefined && !ends) return undefined;
     return {
       namespace,
       name: metadata.name,
@@ -212,7 +258,7 @@ export class Fleet {
       domain: domainOf(allocation),
       egress: spec.isolation.egress,
       devirtualize: spec.devirtualize,
-      environment: this.#environmentOf(stored),
+      environment: stored === undefined || ends ? nothingToRun : this.#environmentOf(stored),
       hostname: node.metadata.name,
       sshKeys: spec.access?.sshKeys ?? [],
       erase: spec.reclaim.erase,
@@ -241,16 +287,19 @@ export class Fleet {
     // A conclusion from before the claim was renewed says nothing of the new one.
     const fresh = note === undefined || note.epoch === claim?.epoch;
     const runs = claimed && end === undefined && fresh && guestRuns(state);
+    // An agent whose log is another than the claim was made in knows nothing of the guest.
+    const trusted = facts !== undefined && this.linkOf(nodeName)?.state().hello?.storeId === status.storeId;
     return {
       name: nodeName,
       state,
       claimed,
+      claiming: this.#claiming.has(nodeName),
       unavailable: !claimed && this.#cannotBeClaimed(nodeName, node, allocation),
       endRecorded: end !== undefined,
       fenced: facts === undefined ? false : isolatedIn(facts, 'quarantine'),
       isolated: claimed && (facts && claim ? isolatedIn(facts, claim.domain) : runs),
       // Without a record that says otherwise, a claimed node is in use.
-      guestStarted: claimed && (facts === undefined || guestMayHaveRun(facts, claim?.epoch ?? 0)),
+      guestStarted: claimed && (!trusted || guestMayHaveRun(facts, status)),
       ready: runs,
       installed: runs && isInstalled(state),
       devirtualized: runs && state === 'BareMetal',

@@ -31,7 +31,7 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
   const deletionOf = (allocation: NodeAllocation): Deletion => {
     const { uid = '', deletionTimestamp = '' } = allocation.metadata;
     const inUse = fleet.nodes.byIndex(byClaimUid, uid).filter((node) => node.status?.end === undefined).length;
-    const ended = (allocation.status?.ending ?? []).length > 0;
+    const ended = (allocation.status?.ending ?? []).length > 0 || inUse === 0;
     return {
       uid,
       deletedAt: Date.parse(deletionTimestamp),

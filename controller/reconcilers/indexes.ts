@@ -8,10 +8,14 @@ import type { Indexer } from '../kube/store.ts';
 export const byClaimUid = 'claimUid';
 /** Nodes by `namespace/name` of the allocation that claims them. */
 export const byClaimOwner = 'claimOwner';
+/** Nodes without a record of an owner that a person says to give back to it, all under this one key. */
+export const adoptable = 'adoptable';
 /** Allocations by `namespace/name` of their environment. */
 export const byEnvironment = 'environment';
 
 export const nodeIndexes: Readonly<Record<string, Indexer<PhysicalNode>>> = {
+  [adoptable]: ({ spec, status }) =>
+    spec?.decision?.action === 'Adopt' && !status?.claim && !status?.end ? [adoptable] : [],
   [byClaimUid]: ({ status }) => (status?.claim ? [status.claim.allocation.uid] : []),
   [byClaimOwner]: ({ status }) => {
     const owner = status?.claim?.allocation;

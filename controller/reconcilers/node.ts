@@ -66,6 +66,7 @@ export class NodeReconciler {
 
   async reconcile(name: string): Promise<Outcome> {
     const { fleet, clock } = this.#options;
+    fleet.setClaiming(name, false);
     const node = fleet.nodes.getByKey(name);
     if (node === undefined) {
       this.#attempts.delete(name);
@@ -203,9 +204,13 @@ export class NodeReconciler {
     event?: { type: 'Normal' | 'Warning'; reason: string },
   ): Promise<Outcome> {
     const { client, fleet, events } = this.#options;
+    const { name } = node.metadata;
+    const claims = patch.claim !== undefined && patch.claim !== null;
+    fleet.setClaiming(name, claims);
     const result = await casPatchStatus(client, physicalNodes, node, (draft) => apply(draft, patch), {
       noteWrite: (written) => fleet.nodes.noteWrite(written),
     });
+    if (result.outcome !== 'unknown') fleet.setClaiming(name, false);
     if (result.outcome === 'unknown') return { kind: 'retry', error: result.error };
     if (result.outcome === 'conflict') return { kind: 'after', ms: 0 };
     if (result.outcome === 'gone') return { kind: 'done' };
@@ -213,7 +218,7 @@ export class NodeReconciler {
       const decided = node.spec?.decision;
       events.record(node, event.type, event.reason, `${why}: ${decided?.reason ?? ''}`);
     }
-    this.#attempts.delete(node.metadata.name);
+    this.#attempts.delete(name);
     return { kind: 'after', ms: 0 };
   }
 

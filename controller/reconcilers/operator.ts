@@ -150,7 +150,17 @@ function assemble(options: OperatorOptions, caches: Caches): Parts {
   const allocation = new AllocationReconciler({ client, fleet, placer, guards, events, clock, onCommitted });
   const { onObservation: onNodeChange, onLink: onLinkChange } = triggers;
   const defaultCaPem = options.defaultAgentCaPem;
-  const agent = new AgentReconciler({ client, fleet, connector, clock, defaultCaPem, onNodeChange, onLinkChange });
+  const onAgentChange = (name: string): void => queues.agents.add(name);
+  const agent = new AgentReconciler({
+    client,
+    fleet,
+    connector,
+    clock,
+    defaultCaPem,
+    onNodeChange,
+    onLinkChange,
+    onAgentChange,
+  });
   return {
     fleet,
     queues,

@@ -88,6 +88,9 @@ export function connectTriggers(options: TriggerOptions): Triggers {
     fleet.nodes.onChange((name, before, after) => {
       queues.nodes.add(name);
       refreshFree(name);
+      if (after?.spec?.decision?.action === 'Adopt' && !before?.spec?.decision) {
+        for (const key of fleet.allocations.keys()) wakeAllocation(key, gatherMs);
+      }
       const owner = ownerKey(before);
       if (owner) wakeAllocation(owner, gatherMs);
       wakeOwners(name, gatherMs);
