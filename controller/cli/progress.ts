@@ -103,7 +103,7 @@ export class Progress {
   }
 
   #draw({ agents, nodes, repository, allocations }: Picture): void {
-    const width = this.#output.columns ?? 80;
+    const width = this.#output.columns || 80;
     const lines = [
       `${this.seconds} s · ${agents.connected} of ${agents.known} agents · git ${repository}`,
       nodesText(nodes),
