@@ -60,6 +60,8 @@ export interface AllocationInput {
   readonly claimed: readonly string[];
   /** Orphaned claims of this namespace and name, with the revision that they run. */
   readonly orphans: readonly { name: string; revision: string }[];
+  /** Nodes on their first way in, which will be free soon. */
+  readonly arriving: number;
   readonly place: (request: PlaceRequest) => PlaceResult;
   readonly chooseVictims: (held: readonly MemberView[], count: number, first: ReadonlySet<string>) => readonly string[];
   /** Why the deletion waits for a confirmation. */

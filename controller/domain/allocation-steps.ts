@@ -258,6 +258,7 @@ export function growStep(draft: Draft): void {
   }
   // The finalizer stands before the first node is committed, so that no claim can lose its owner unseen.
   if (!metadata.finalizers?.includes(allocationFinalizer)) return;
+  if (waitsForArrivals(draft)) return;
   const least = spec.minReplicas ?? spec.replicas;
   const minimum = draft.nodes.size >= least ? 1 : least - draft.nodes.size;
   const result = input.place({
@@ -282,4 +283,20 @@ export function growStep(draft: Draft): void {
     reason: 'Scheduled',
     message: `${result.nodes.length} nodes chosen: ${draft.status.placement.message}`,
   });
+}
+
+/**
+ * While a room is being brought in, its nodes become free one by one, and whoever took the first of them would be scattered
+ * over its racks. Bounded, because a rack may take hours: about the time in which a machine is attested, wiped quickly and checked.
+ */
+const arrivalPatienceMs = 180_000;
+
+function waitsForArrivals(draft: Draft): boolean {
+  const { arriving, nowMs, allocation } = draft.input;
+  const waitedMs = nowMs - Date.parse(allocation.metadata.creationTimestamp ?? draft.nowIso);
+  if (arriving === 0 || draft.nodes.size > 0 || waitedMs >= arrivalPatienceMs) return false;
+  const message = `${arriving} nodes are on their first way in; waits up to ${arrivalPatienceMs / 1000} s for them, to be placed in few racks`;
+  draft.waiting = { reason: 'NodesArriving', message };
+  lookAgain(draft, arrivalPatienceMs - waitedMs);
+  return true;
 }

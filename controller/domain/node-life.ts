@@ -14,6 +14,7 @@ import { type Conflict, findConflict } from './node-conflicts.ts';
 import { failedBeforeUse, reclaim } from './node-reclaim.ts';
 import {
   claimRecord,
+  commissioned,
   endRecord,
   held,
   identity,
@@ -105,7 +106,7 @@ function unclaimed(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObse
   if (!hasCleanCertificate(facts)) {
     const untouched = facts.record.epoch === 0 && !facts.record.guestStarted && (status.epoch ?? 0) === 0;
     if (untouched && input.commissioned) {
-      const decision = endRecord(input, status, 'Commissioned', 'Quick');
+      const decision = endRecord(input, status, commissioned, 'Quick');
       return decision.kind === 'record'
         ? { ...decision, patch: { ...decision.patch, ...inventoryOf(facts) } }
         : decision;

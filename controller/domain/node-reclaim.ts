@@ -7,7 +7,15 @@
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNode, PhysicalNodeStatus } from '../api/types.generated.ts';
-import { held, identity, inventoryOf, type NodeDecision, type NodeInput, type RecordPatch } from './node-records.ts';
+import {
+  commissioned,
+  held,
+  identity,
+  inventoryOf,
+  type NodeDecision,
+  type NodeInput,
+  type RecordPatch,
+} from './node-records.ts';
 import { type NodeState, type ReclaimTerms, reclaimPath } from './states.ts';
 
 /** Nonce of a reclaim: fresh for each epoch of each node, and the same again after a restart of the operator. */
@@ -27,7 +35,7 @@ export function reclaim(input: NodeInput, status: PhysicalNodeStatus, facts: Nod
   }
   const terms: ReclaimTerms = {
     erase: end.erase as ReclaimTerms['erase'],
-    drainSeconds: end.reason === 'Commissioned' ? 0 : input.drainSeconds,
+    drainSeconds: end.reason === commissioned ? 0 : input.drainSeconds,
     drainMessage: `This node is taken back: ${end.reason}.`,
     nonce: reclaimNonce(input.node, end.epoch),
   };

@@ -43,6 +43,9 @@ export interface NodeInput {
   readonly drainSeconds: number;
 }
 
+/** The reason of the end under which a commissioned machine is made clean for the first time. */
+export const commissioned = 'Commissioned';
+
 export type RecordPatch = { [K in keyof PhysicalNodeStatus]?: PhysicalNodeStatus[K] | null };
 
 export type NodeDecision =

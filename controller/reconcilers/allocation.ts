@@ -29,7 +29,7 @@ import type { Clock } from '../runtime/clock.ts';
 import type { Outcome } from '../runtime/worker.ts';
 import type { Recorder } from './events.ts';
 import type { Fleet } from './fleet.ts';
-import { adoptable, byClaimOwner, byClaimUid } from './indexes.ts';
+import { adoptable, byArriving, byClaimOwner, byClaimUid } from './indexes.ts';
 
 /** Choosing nodes among the free ones of the fleet. */
 export interface Placer {
@@ -87,6 +87,7 @@ export class AllocationReconciler {
       allocation,
       nowMs: clock.now(),
       environment: viewOf(allocation, environment),
+      arriving: fleet.nodes.countByIndex(byArriving, 'yes'),
       place: (request) => {
         const result = placer.place(allocation, environment, request);
         if (result.kind === 'placed') {

@@ -2,6 +2,7 @@
  * The indexes of the caches, by name.
  */
 import type { NodeAllocation, PhysicalNode } from '../api/types.generated.ts';
+import { commissioned } from '../domain/node-records.ts';
 import type { Indexer } from '../kube/store.ts';
 
 /** Nodes by the uid of the allocation that claims them. */
@@ -13,9 +14,16 @@ export const adoptable = 'adoptable';
 /** Allocations by `namespace/name` of their environment. */
 export const byEnvironment = 'environment';
 
+/** Nodes on their first way in, under the one value `yes`. */
+export const byArriving = 'arriving';
+
 export const nodeIndexes: Readonly<Record<string, Indexer<PhysicalNode>>> = {
   [adoptable]: ({ spec, status }) =>
     spec?.decision?.action === 'Adopt' && !status?.claim && !status?.end ? [adoptable] : [],
+  [byArriving]: ({ status }) =>
+    status?.state === undefined || (status.end?.reason === commissioned && status.state !== 'Quarantined')
+      ? ['yes']
+      : [],
   [byClaimUid]: ({ status }) => (status?.claim ? [status.claim.allocation.uid] : []),
   [byClaimOwner]: ({ status }) => {
     const owner = status?.claim?.allocation;

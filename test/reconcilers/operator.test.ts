@@ -284,3 +284,14 @@ test('a machine that nobody commissioned is held, never wiped', async () => {
   await hall.clock.runUntil(() => hall.inState('Available') === 1);
   await hall.stop();
 });
+
+test('a job that arrives while the room is brought in waits for a place in one rack', async () => {
+  const hall = new MachineHall({ r0: 'r0n[0-3]', r1: 'r1n[0-3]' });
+  await hall.environment('rocky');
+  await hall.allocation('job', 'rocky', 4, { reclaim: { erase: 'Quick', gracePeriod: '5m' } });
+  await hall.addAgents();
+  await hall.start();
+  await hall.clock.runUntil(() => settled(hall, 'job'));
+  assert.equal(hall.seen('job')?.status?.placement?.racks, 1);
+  await hall.stop();
+});
