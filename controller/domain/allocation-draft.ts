@@ -45,7 +45,9 @@ export interface PlaceRequest {
   readonly definition: string;
 }
 
-export type PlaceResult = { kind: 'placed'; nodes: readonly string[] } | { kind: 'refused'; reason: string };
+export type PlaceResult =
+  /** `scattered`: over more racks than so many nodes need. */
+  { kind: 'placed'; nodes: readonly string[]; scattered: boolean } | { kind: 'refused'; reason: string };
 
 export type EnvironmentView =
   | { kind: 'usable'; spec: ComputeEnvironmentSpec; revision: string; definition: string }

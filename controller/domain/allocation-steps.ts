@@ -258,7 +258,6 @@ export function growStep(draft: Draft): void {
   }
   // The finalizer stands before the first node is committed, so that no claim can lose its owner unseen.
   if (!metadata.finalizers?.includes(allocationFinalizer)) return;
-  if (waitsForArrivals(draft)) return;
   const least = spec.minReplicas ?? spec.replicas;
   const minimum = draft.nodes.size >= least ? 1 : least - draft.nodes.size;
   const result = input.place({
@@ -271,6 +270,7 @@ export function growStep(draft: Draft): void {
     draft.waiting = { reason: 'Unschedulable', message: result.reason };
     return;
   }
+  if (result.scattered && waitsForArrivals(draft)) return;
   for (const name of result.nodes) draft.nodes.add(name);
   const racks = new Set([...draft.nodes].map((name) => input.member(name).rack)).size;
   draft.status.placement = { racks, message: `${draft.nodes.size} nodes in ${racks} rack${racks === 1 ? '' : 's'}` };

@@ -119,6 +119,13 @@ export class Fleet {
     else this.#commissioned.delete(agentName);
   }
 
+  /** Nodes of the agent that has most. */
+  largestRack(): number {
+    let most = 0;
+    for (const link of this.#links.values()) most = Math.max(most, link.nodes.size);
+    return most;
+  }
+
   agentNameOf(nodeName: string): string | undefined {
     return this.#agentOf.get(nodeName);
   }

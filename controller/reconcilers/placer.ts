@@ -107,7 +107,8 @@ export class FleetPlacer implements Placer {
       elsewhere: this.#elsewhere(),
     });
     if (result.kind === 'refused') return { kind: 'refused', reason: result.reason };
-    return { kind: 'placed', nodes: result.nodes };
+    const fewest = Math.ceil(result.nodes.length / Math.max(1, this.#fleet.largestRack()));
+    return { kind: 'placed', nodes: result.nodes, scattered: result.racks > fewest };
   }
 
   /** For the sentence of a refusal only: counted over all nodes, whether they match or not. */
