@@ -187,7 +187,7 @@ class HttpTransport implements Transport {
     try {
       if (this.#closing.signal.aborted) onClose();
       if (request.signal?.aborted === true) onAbort();
-      const { headers, pools } = await Promise.race([this.#prepare(), exchange.answer.then(never)]);
+      const { headers, pools } = await Promise.race([this.#prepare(), failureOf(exchange.answer)]);
       pools.calls.dispatch(
         {
           origin: this.#origin,
@@ -292,8 +292,11 @@ class HttpTransport implements Transport {
   }
 }
 
-function never(): never {
-  throw new Error('answered before it was sent');
+/** Settles only when the promise fails: no error, and no stack for it, is made for the calls that succeed. */
+function failureOf(promise: Promise<unknown>): Promise<never> {
+  return new Promise((_resolve, reject) => {
+    promise.catch(reject);
+  });
 }
 
 async function bounded(body: AsyncIterable<Buffer>, limit: number): Promise<Buffer> {
