@@ -18,7 +18,7 @@ test('a tenancy from commit to bare metal and back costs at most five writes a n
   context.after(() => rmSync(directory, { recursive: true, force: true }));
   const out = join(directory, 'result.json');
   const program = fileURLToPath(new URL('../../bench/main.ts', import.meta.url));
-  const words = ['--racks', '2', '--nodes', '32', '--counts', '1,64', '--repeats', '1', '--patience', '20'];
+  const words = ['--racks', '2', '--nodes', '32', '--counts', '1,64', '--repeats', '1', '--patience', '45'];
   const { status, stdout, stderr } = spawnSync(process.execPath, [program, ...words, '--out', out], {
     encoding: 'utf8',
     timeout: 100_000,
