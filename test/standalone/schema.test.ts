@@ -202,6 +202,14 @@ describe('schema, for any object', () => {
     );
   });
 
+  test('a member named __proto__ stays a member', () => {
+    const hostile = JSON.parse('{"title":{"__proto__":{"replicas":1}}}') as JsonObject;
+    const { object } = widgets.validateCreate(widget(hostile));
+    const { title } = object.spec as { title: JsonObject };
+    assert.deepEqual(Object.keys(title), ['__proto__']);
+    assert.equal(Object.getPrototypeOf(title), Object.prototype);
+  });
+
   test('every error names a place and quotes as Kubernetes does', () => {
     fc.assert(
       fc.property(anySpec, (spec) => {

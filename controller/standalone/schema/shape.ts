@@ -86,7 +86,17 @@ export function copyJson<T extends JsonValue | undefined>(value: T): T {
   if (Array.isArray(value)) return value.map((item) => copyJson(item)) as T;
   if (!isObject(value)) return value;
   const copy: JsonObject = {};
-  for (const key of Object.keys(value)) copy[key] = copyJson(value[key]);
+  for (const key of Object.keys(value)) {
+    // A hostile "__proto__" assigned would become the copy's prototype, and its members would count as given.
+    if (key === '__proto__')
+      Object.defineProperty(copy, key, {
+        value: copyJson(value[key]),
+        enumerable: true,
+        configurable: true,
+        writable: true,
+      });
+    else copy[key] = copyJson(value[key]);
+  }
   return copy as T;
 }
 
