@@ -44,7 +44,7 @@ const nothingToRun: Environment = {
 };
 
 /** How long an agent may be away before a node that was chosen and not yet claimed is given up for another. */
-export const patienceMs = 30_000;
+const patienceMs = 30_000;
 
 export class Fleet {
   readonly nodes: Store<PhysicalNode>;
@@ -335,7 +335,7 @@ export class Fleet {
 }
 
 /** The isolation domain of an allocation: its own, or its group's within the namespace. */
-export function domainOf(allocation: NodeAllocation): string {
+function domainOf(allocation: NodeAllocation): string {
   const { group } = allocation.spec.isolation;
   return group === undefined
     ? `allocation/${allocation.metadata.uid}`

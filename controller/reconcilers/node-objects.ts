@@ -13,7 +13,7 @@ import { type KubeClient, KubeError } from '../kube/port.ts';
 import type { Outcome } from '../runtime/worker.ts';
 import type { Fleet } from './fleet.ts';
 
-export const nodeFinalizer = 'bitvisor.io/claim';
+const nodeFinalizer = 'bitvisor.io/claim';
 
 export async function createNode(
   client: KubeClient,

@@ -52,12 +52,15 @@ export interface NodeReconcilerOptions {
 
 /** How long to wait before asking again what an agent refused because it was not ready for it. */
 const notReadyMs = 2_000;
+/** Between two reasons shown for holding a node: two leaders that see different things must not write against each other. */
+const heldQuietMs = 10_000;
 /** Refusals that say "not yet" rather than "no". */
 const notYet: ReadonlySet<string> = new Set(['Busy', 'NotIsolated', 'NotPrepared', 'NotAttested', 'NotAllowed']);
 
 export class NodeReconciler {
   readonly #options: NodeReconcilerOptions;
   readonly #attempts = new Map<string, Attempts>();
+  readonly #heldAt = new Map<string, number>();
   readonly #refusals = new Map<string, { operationId: string; failure: StepFailure }>();
 
   constructor(options: NodeReconcilerOptions) {
@@ -71,6 +74,7 @@ export class NodeReconciler {
     if (node === undefined) {
       this.#attempts.delete(name);
       this.#refusals.delete(name);
+      this.#heldAt.delete(name);
       fleet.forget(name);
       return { kind: 'done' };
     }
@@ -225,6 +229,10 @@ export class NodeReconciler {
   async #writeHeld(node: PhysicalNode, decision: Extract<NodeDecision, { kind: 'held' }>): Promise<Outcome> {
     const { status } = node;
     if (status?.state === decision.state && status.message === decision.message) return { kind: 'done' };
+    const now = this.#options.clock.monotonic();
+    const waitMs = (this.#heldAt.get(node.metadata.name) ?? Number.NEGATIVE_INFINITY) + heldQuietMs - now;
+    if (waitMs > 0) return { kind: 'after', ms: waitMs };
+    this.#heldAt.set(node.metadata.name, now);
     this.#options.events.record(node, 'Warning', decision.reason, decision.message);
     const patch: RecordPatch = {
       state: decision.state,
