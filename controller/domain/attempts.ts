@@ -55,7 +55,7 @@ const resendMs = 5_000;
 
 const epochKey = (nodeName: string, epoch: number): string => `${nodeName}.${epoch}.`;
 
-export const stepKey = (nodeName: string, bounds: StepBounds, step: Step): string =>
+const stepKey = (nodeName: string, bounds: StepBounds, step: Step): string =>
   `${epochKey(nodeName, bounds.epoch)}${bounds.state}.${step.verb}`;
 
 export const operationIdOf = ({ key, term, attempt }: Attempts): string => `${key}.${term}.${attempt}`;
@@ -63,7 +63,7 @@ export const operationIdOf = ({ key, term, attempt }: Attempts): string => `${ke
 const nothingLeft: Attempts['left'] = new Map();
 
 /** `left` is what is remembered of the other steps of this epoch. */
-export function freshAttempts(
+function freshAttempts(
   key: string,
   term: number,
   nowMs: number,

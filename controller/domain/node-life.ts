@@ -28,7 +28,7 @@ import {
 import { type NodeState, type Step, tenancyPath } from './states.ts';
 
 /** Whether a clean certificate stands in the agent's log, younger than the last tenant boot (rule 3). */
-export function hasCleanCertificate(facts: NodeObservation): boolean {
+function hasCleanCertificate(facts: NodeObservation): boolean {
   const { record } = facts;
   return (
     record.certificate !== undefined &&

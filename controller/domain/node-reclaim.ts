@@ -19,7 +19,7 @@ import {
 import { type NodeState, type ReclaimTerms, reclaimPath } from './states.ts';
 
 /** Nonce of a reclaim: fresh for each epoch of each node, and the same again after a restart of the operator. */
-export function reclaimNonce(node: PhysicalNode, endEpoch: number): string {
+function reclaimNonce(node: PhysicalNode, endEpoch: number): string {
   return `${node.metadata.uid ?? node.metadata.name}-${endEpoch}`;
 }
 

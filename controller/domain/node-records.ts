@@ -70,7 +70,7 @@ export type NodeDecision =
   | { kind: 'wait'; state: NodeState; message: string; deadlineSeconds: number; retries: number; inUse: boolean };
 
 /** The highest epoch that either side knows, plus one. */
-export function nextEpoch(status: PhysicalNodeStatus, facts: NodeObservation | undefined): number {
+function nextEpoch(status: PhysicalNodeStatus, facts: NodeObservation | undefined): number {
   return Math.max(status.epoch ?? 0, facts?.record.epoch ?? 0) + 1;
 }
 

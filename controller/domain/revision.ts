@@ -44,7 +44,7 @@ export function canonicalJson(value: unknown): string {
 }
 
 /** What a node runs, from a spec with its defaults filled in. Throws QuantityError for a size that cannot be used. */
-export function environmentDefinition(spec: ComputeEnvironmentSpec): EnvironmentDefinition {
+function environmentDefinition(spec: ComputeEnvironmentSpec): EnvironmentDefinition {
   const { os, image, boot, userData, install, vmm } = spec;
   const sizeBytes = parseBytes(image.size);
   const minSizeBytes = install.disk.minSize === undefined ? 0 : parseBytes(install.disk.minSize);

@@ -65,7 +65,7 @@ export interface ReclaimRow extends RowText {
   readonly until: (facts: NodeObservation, terms: ReclaimTerms) => boolean;
 }
 
-export const dataPorts = (facts: NodeObservation): Port[] => facts.ports.filter((port) => port.role === 'Data');
+const dataPorts = (facts: NodeObservation): Port[] => facts.ports.filter((port) => port.role === 'Data');
 
 /** Every data port was read back as a member of `domain` alone. A node without a data port cannot be isolated. */
 export function isolatedIn(facts: NodeObservation, domain: string): boolean {
@@ -265,7 +265,7 @@ export const reclaimPath: readonly ReclaimRow[] = [
 ];
 
 /** The agent's log holds a clean certificate of this very reclaim. */
-export function certified(facts: NodeObservation, nonce: string): boolean {
+function certified(facts: NodeObservation, nonce: string): boolean {
   const { record } = facts;
   return (
     record.certificate !== undefined &&
@@ -277,7 +277,7 @@ export function certified(facts: NodeObservation, nonce: string): boolean {
 }
 
 /** States in which nothing is done until somebody or something else acts. */
-export const restingRows: readonly RowText[] = (
+const restingRows: readonly RowText[] = (
   [
     ['Enrolling', 'the records of operator and agent were compared; a certificate, a commission or a person decides'],
     ['Available', 'an allocation claims it'],

@@ -42,13 +42,13 @@ const longestLastApplied = 240 * 1024;
 const attempts = 5;
 /** Within one pass; what still fails is tried again by the next one. */
 const retryBackoff: BackoffPolicy = { initialMs: 250, factor: 2, capMs: 10_000, jitter: 0.5 };
-export const fieldManager = 'bitvisor-operator-gitops';
+const fieldManager = 'bitvisor-operator-gitops';
 
 const isReason = (error: unknown, ...reasons: string[]): error is KubeError =>
   error instanceof KubeError && reasons.includes(error.reason);
 
 /** Repeats what the server was too busy for; everything else is the caller's. */
-export async function whenBusyAgain<T>(context: ApplyContext, call: () => Promise<T>): Promise<T> {
+async function whenBusyAgain<T>(context: ApplyContext, call: () => Promise<T>): Promise<T> {
   for (let failures = 1; ; failures++) {
     try {
       return await call();
@@ -61,7 +61,7 @@ export async function whenBusyAgain<T>(context: ApplyContext, call: () => Promis
   }
 }
 
-export async function readLive(
+async function readLive(
   context: ApplyContext,
   gvk: GroupVersionKind,
   namespace: string | undefined,

@@ -88,7 +88,7 @@ export function normalizedPath(path: string): string {
 }
 
 /** Whether a link at `path` with this target leaves the repository. */
-export function pointsOutside(path: string, target: string): boolean {
+function pointsOutside(path: string, target: string): boolean {
   if (target.startsWith('/')) return true;
   const place = path.split('/').slice(0, -1);
   for (const part of target.split('/')) {

@@ -45,7 +45,7 @@ export interface SyncResult {
 }
 
 /** Names the commit whose prune a person allows. */
-export const confirmPruneAnnotation = 'bitvisor.io/confirm-prune';
+const confirmPruneAnnotation = 'bitvisor.io/confirm-prune';
 
 /** Of the 1 MiB that a ConfigMap holds, for each of the two lists. */
 const longestListCharacters = 200_000;

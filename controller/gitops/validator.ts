@@ -42,7 +42,7 @@ export interface DocumentValidator {
   defaulted(gvk: GroupVersionKind, object: JsonObject): JsonObject;
 }
 
-export const apiVersionOf = (gvk: GroupVersionKind): string =>
+const apiVersionOf = (gvk: GroupVersionKind): string =>
   gvk.group === '' ? gvk.version : `${gvk.group}/${gvk.version}`;
 
 const stringMap: JsonSchema = { type: 'object', additionalProperties: { type: 'string' } };

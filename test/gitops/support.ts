@@ -19,11 +19,11 @@ import { seededRandom } from '../../controller/runtime/random.ts';
 import { isObject, type JsonObject } from '../../controller/standalone/schema/index.ts';
 
 export const crds = await readCrds(join(import.meta.dirname, '../../crds'));
-export const validator = schemaValidator(crds);
+const validator = schemaValidator(crds);
 export const gitIsHere = spawnSync('git', ['--version']).status === 0;
 if (!gitIsHere) console.error('WARNING: there is no git on this machine: the tests that need it are SKIPPED');
 
-export const digest = 'a'.repeat(64);
+const digest = 'a'.repeat(64);
 
 export const environmentYaml = (name: string, extra = ''): string => `apiVersion: bitvisor.io/v1alpha1
 kind: ComputeEnvironment
