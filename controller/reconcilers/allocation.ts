@@ -6,7 +6,7 @@
  * Invariants:
  * 1. Nodes chosen in this process are taken from the free index before the commit, and put back when it failed: two
  *    allocations of one process never choose the same node.
- * 2. Counts alone are written at most once in `quietMs`; a decision or a condition is written at once.
+ * 2. Counts alone are written at most once in `quietMs`, conditions in `conditionsQuietMs`; a decision is written at once.
  * 3. The finalizer is removed by the decision alone, never because something failed.
  */
 import { nodeAllocations } from '../api/meta.ts';
@@ -62,6 +62,8 @@ export interface AllocationReconcilerOptions {
 
 /** Between two writes that change nothing but counts. */
 const quietMs = 2_000;
+/** Between two writes that decide nothing: two leaders that see different things must not write against each other. */
+const conditionsQuietMs = 250;
 /** No decision about nodes is due for so long; a safety net under the triggers, not a poll. */
 const deletionHeldAgainMs = 60_000;
 
@@ -146,8 +148,9 @@ export class AllocationReconciler {
     }
     const change = changeBetween(allocation.status ?? {}, decision.status);
     const now = clock.monotonic();
-    const waitMs = (this.#countsWrittenAt.get(key) ?? Number.NEGATIVE_INFINITY) + quietMs - now;
-    if (change === 'counts' && waitMs > 0) return { kind: 'after', ms: waitMs };
+    const quiet = change === 'counts' ? quietMs : change === 'conditions' ? conditionsQuietMs : 0;
+    const waitMs = (this.#countsWrittenAt.get(key) ?? Number.NEGATIVE_INFINITY) + quiet - now;
+    if (quiet > 0 && waitMs > 0) return { kind: 'after', ms: waitMs };
     let committed = allocation;
     if (change !== 'none') {
       this.#countsWrittenAt.set(key, now);
@@ -208,10 +211,14 @@ const countFields: ReadonlySet<string> = new Set([
   'failed',
   'bytes',
   'conditions',
+  'phase',
 ]);
 
 /** `counts`: nothing differs that anybody waits for. A condition's message counts as progress, its status does not. */
-function changeBetween(before: NodeAllocationStatus, after: NodeAllocationStatus): 'none' | 'counts' | 'decision' {
+function changeBetween(
+  before: NodeAllocationStatus,
+  after: NodeAllocationStatus,
+): 'none' | 'counts' | 'conditions' | 'decision' {
   let change: 'none' | 'counts' = 'none';
   for (const field of new Set([...Object.keys(before), ...Object.keys(after)])) {
     const [old, next] = [Reflect.get(before, field), Reflect.get(after, field)];
@@ -220,6 +227,6 @@ function changeBetween(before: NodeAllocationStatus, after: NodeAllocationStatus
     change = 'counts';
   }
   const truth = (status: NodeAllocationStatus): string =>
-    (status.conditions ?? []).map((condition) => `${condition.type}=${condition.status}`).join();
-  return change === 'counts' && truth(before) !== truth(after) ? 'decision' : change;
+    `${status.phase} ${(status.conditions ?? []).map((condition) => `${condition.type}=${condition.status}`).join()}`;
+  return change === 'counts' && truth(before) !== truth(after) ? 'conditions' : change;
 }
