@@ -12,7 +12,7 @@ import type { RoomEvent } from '../../agent/drivers/simulated/store.ts';
 import { computeEnvironments, nodeAllocations, physicalNodes } from '../../controller/api/meta.ts';
 import type { NodeAllocation, PhysicalNode } from '../../controller/api/types.generated.ts';
 import { confirmDeletionAnnotation } from '../../controller/domain/allocation-draft.ts';
-import { KubeError } from '../../controller/kube/port.ts';
+import { type GroupVersionKind, KubeError, type KubeObject, type ObjectKey } from '../../controller/kube/port.ts';
 import { type Random, seededRandom } from '../../controller/runtime/random.ts';
 import { faultyKube } from '../support/faulty-kube.ts';
 import { MachineHall, testRoom } from '../support/machine-hall.ts';
@@ -47,7 +47,10 @@ class Chaos {
 
   constructor(seed: number) {
     this.random = seededRandom(seed * 7919);
-    this.hall = new MachineHall(racks, testRoom, seed);
+    // Every third room is a bad one.
+    const rate = seed % 3 === 0 ? 0.03 : 0;
+    const failureRates = Object.fromEntries(steps.map((step) => [step, rate]));
+    this.hall = new MachineHall(racks, { ...testRoom, failureRates }, seed);
     this.judge = new Judge();
     this.hall.wrapClient = (client) =>
       faultyKube(client, {
@@ -146,6 +149,12 @@ class Chaos {
       'api',
       'drop',
       'release',
+      'split',
+      'heal',
+      'forgetNode',
+      'forgetAllocation',
+      'vanish',
+      'slow',
     ];
     const kind = this.pick(kinds);
     this.done.push(`${Math.round(this.hall.clock.monotonic() / 1000)}s ${kind} ${name} ${machine}`);
@@ -216,6 +225,29 @@ class Chaos {
       case 'api':
         this.apiFaults = this.pick([0, 0.02, 0.1, 0.3]);
         break;
+      case 'split':
+        await hall.split();
+        break;
+      case 'heal':
+        hall.heal();
+        break;
+      case 'slow':
+        hall.agents.faults(rackName).delayMs = this.pick([0, 200, 5_000]);
+        break;
+      case 'forgetNode':
+        if (this.int(3) > 0) break;
+        this.judge.touched.add(machine);
+        await this.forget(physicalNodes, { name: machine });
+        break;
+      case 'forgetAllocation':
+        if (allocation && this.int(3) === 0) await this.forget(nodeAllocations, { namespace: 'cfd', name });
+        break;
+      case 'vanish':
+        if (allocation === undefined || this.int(3) > 0) break;
+        this.judge.retained.add(allocation.metadata.uid ?? '');
+        await hall.edit(name, { metadata: { finalizers: null } });
+        await hall.kube.delete(nodeAllocations, { namespace: 'cfd', name });
+        break;
       case 'drop': {
         if (this.int(3) > 0) break;
         this.judge.touched.add(machine);
@@ -224,6 +256,13 @@ class Chaos {
         break;
       }
     }
+  }
+
+  /** As after a restore from a backup that had no status. */
+  async forget(gvk: GroupVersionKind, key: ObjectKey): Promise<void> {
+    const object = await this.hall.kube.get<KubeObject & { status?: object }>(gvk, key);
+    const status = Object.fromEntries(Object.keys(object.status ?? {}).map((field) => [field, null]));
+    await this.hall.kube.patch(gvk, key, { status }, { type: 'merge', subresource: 'status' });
   }
 
   async decide(node: PhysicalNode): Promise<void> {
@@ -237,8 +276,9 @@ class Chaos {
   async calm(): Promise<void> {
     const { hall } = this;
     this.apiFaults = 0;
+    hall.heal();
     for (const name of Object.keys(racks)) {
-      hall.agents.faults(name).lostAnswers = 0;
+      Object.assign(hall.agents.faults(name), { lostAnswers: 0, delayMs: 0 });
       hall.restartAgent(name);
     }
     for (const node of this.nodes())
@@ -295,10 +335,13 @@ async function run(seed: number): Promise<Chaos> {
   try {
     await hall.addAgents();
     await hall.start();
-    await hall.clock.runUntil(() => hall.inState('Available') === machines.length);
+    await hall.clock.runUntil(() => hall.inState('Available') + hall.inState('Quarantined') === machines.length);
     for (const name of tenants) await hall.environment(`env-${name}`, { image: chaos.newImage() as never });
     for (let index = 0; index < actionsPerSeed; index++) {
-      await chaos.act();
+      await chaos.act().catch((error: unknown) => {
+        // What the action was about may be gone by now.
+        if (!(error instanceof KubeError) || error.reason !== 'NotFound') throw error;
+      });
       await chaos.pass(chaos.pick([0, 100, 500, 2_000, 10_000, 30_000, 90_000]));
     }
     await chaos.calm();
@@ -331,5 +374,6 @@ test('whatever happens, no machine is shared, no tenant loses data, and with the
     }
   }
   assert.deepEqual(failures, []);
-  for (const [event, count] of Object.entries(seen)) assert.ok(count > seedCount, `only ${count} times ${event}`);
+  for (const [event, count] of Object.entries(seen))
+    assert.ok(count > seedCount || seedCount < 16, `only ${count} times ${event}`);
 });

@@ -51,6 +51,8 @@ export class MachineHall {
   readonly writes = new Map<string, number>();
   operator: Operator | undefined;
   term = 0;
+  /** Former leaders that still run, by term. */
+  readonly #stale = new Map<number, Operator>();
   /** What stands between the operator and its API server; set before `start`. */
   wrapClient: (client: KubeClient) => KubeClient = (client) => client;
 
@@ -131,7 +133,7 @@ export class MachineHall {
         random,
         log: silentLogger,
         defaultAgentCaPem: '',
-        term: () => (this.term === term ? term : undefined),
+        term: () => (this.term === term || this.#stale.has(term) ? term : undefined),
         raiseTerm: () => {},
         settings: { deletions: defaultGuardSettings, blast: defaultBlastSettings, drainSeconds: 30 },
       },
@@ -183,7 +185,21 @@ export class MachineHall {
     await this.start();
   }
 
+  /** A new leader begins while the old one goes on in the belief that it leads. */
+  async split(): Promise<void> {
+    if (this.operator !== undefined) this.#stale.set(this.term, this.operator);
+    this.operator = undefined;
+    await this.start();
+  }
+
+  /** Old leaders learn that they are none. */
+  heal(): void {
+    for (const old of this.#stale.values()) void old.stop();
+    this.#stale.clear();
+  }
+
   async stop(): Promise<void> {
+    this.heal();
     const stopping = this.operator?.stop();
     this.operator = undefined;
     let done = stopping === undefined;
