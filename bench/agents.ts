@@ -28,5 +28,7 @@ const running = await startAgents({
   random: systemRandom,
   log,
 });
+// Ctrl-C reaches every process of the terminal; this one leaves when its parent has finished with it.
+process.on('SIGINT', () => {});
 process.on('disconnect', () => void running.close().finally(() => process.exit(0)));
 process.send?.({ type: 'started', endpoints: Object.fromEntries(running.endpoints) });

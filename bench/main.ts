@@ -181,11 +181,11 @@ async function main(flags: Flags): Promise<void> {
   const site = new Site({ racks, nodesPerRack: nodes, directory, profile: profile && resolve(profile) });
   const bench = new Bench(site, flags);
   let failure: string | undefined;
-  const stop = (): void => void site.close().finally(() => process.exit(130));
-  process.once('SIGINT', stop);
-  process.once('SIGTERM', stop);
+  const interrupt = (): void => site.interrupt();
+  process.once('SIGINT', interrupt);
+  process.once('SIGTERM', interrupt);
   try {
-    await bench.run();
+    await Promise.race([bench.run(), site.broken]);
   } catch (error) {
     failure = error instanceof Error ? error.message : String(error);
   } finally {

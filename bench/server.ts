@@ -18,5 +18,7 @@ const server = await startStandalone({
   clock: systemClock,
   random: systemRandom,
 });
+// Ctrl-C reaches every process of the terminal; this one leaves when its parent has finished with it.
+process.on('SIGINT', () => {});
 process.on('disconnect', () => void server.close().finally(() => process.exit(0)));
 process.send?.({ type: 'started', kubeconfigPath: server.kubeconfigPath });

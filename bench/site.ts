@@ -59,7 +59,7 @@ export class Site {
   #client: KubeClient | undefined;
   #census: Census | undefined;
   #fail: (error: Error) => void = () => {};
-  /** Rejects when a process ends that should not. */
+  /** Rejects when a process ends that should not, or at `interrupt()`. */
   readonly broken: Promise<never>;
 
   constructor(options: SiteOptions) {
@@ -118,6 +118,11 @@ export class Site {
     }
     await this.#git('add', '--all');
     await this.#git(...identity, 'commit', '--quiet', '-m', 'bench');
+  }
+
+  /** Somebody wants it to end before it is done. */
+  interrupt(): void {
+    this.#fail(new Error('interrupted'));
   }
 
   async usage(): Promise<Record<ProcessName, Usage>> {
