@@ -6,7 +6,7 @@ const columnWidth = 7.83;
 const lineHeight = 17;
 const margin = 16;
 
-const escape = (text: string): string => text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
+const escapeXml = (text: string): string => text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
 
 function colour(line: string): string {
   if (/^\$ /.test(line)) return '#e6edf3';
@@ -22,7 +22,7 @@ export function recordingSvg(text: string): string {
   const height = lines.length * lineHeight + 2 * margin;
   const rows = lines.map((line, row) => {
     const y = margin + (row + 0.8) * lineHeight;
-    return `  <text x="${margin}" y="${y.toFixed(1)}" fill="${colour(line)}" xml:space="preserve">${escape(line)}</text>`;
+    return `  <text x="${margin}" y="${y.toFixed(1)}" fill="${colour(line)}" xml:space="preserve">${escapeXml(line)}</text>`;
   });
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" role="img">`,
