@@ -6,7 +6,8 @@ const columnWidth = 7.83;
 const lineHeight = 17;
 const margin = 16;
 
-const escapeXml = (text: string): string => text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
+const escapeXml = (text: string): string =>
+  text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
 
 function colour(line: string): string {
   if (/^\$ /.test(line)) return '#e6edf3';
