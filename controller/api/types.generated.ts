@@ -630,11 +630,11 @@ export interface PhysicalNodeSpec {
    */
   decision?: {
     /**
-     * Reclaim takes a node without a tenant through fencing, wiping and checking. End does the same to a claimed node and DESTROYS its tenant's data. Adopt gives an orphaned claim back to the allocation of the same namespace and name.
+     * Reclaim takes a node without a tenant through fencing, wiping and checking. End does the same to a claimed node and DESTROYS its tenant's data. Adopt gives an orphaned node back to the allocation of the same namespace, name and revision, without a reboot.
      */
     action: 'Reclaim' | 'End' | 'Adopt';
     /**
-     * The node's epoch (status.epoch) when the decision was made.
+     * The epoch when the decision was made: status.epoch, or the higher one that status.message names.
      */
     epoch: number;
     /**
