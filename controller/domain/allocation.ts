@@ -53,7 +53,8 @@ function close(draft: Draft): AllocationDecision {
     .map(([reason, names]) => {
       const nodes = formatHostlist(names);
       const known = before.ending?.find((entry) => entry.reason === reason);
-      const grew = known === undefined || [...names].some((name) => !hostsOf(known.nodes).has(name));
+      const listed = hostsOf(known?.nodes);
+      const grew = known === undefined || [...names].some((name) => !listed.has(name));
       return { reason, nodes, decidedAt: grew ? draft.nowIso : known.decidedAt };
     });
   if (ending.length > 0) status.ending = ending;

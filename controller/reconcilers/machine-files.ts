@@ -20,7 +20,7 @@ export class MachineFileWriter {
   readonly #client: KubeClient;
   readonly #fleet: Fleet;
   /** Hash of what stands in each ConfigMap, by allocation uid and part. */
-  readonly #written = new Map<string, string[]>();
+  readonly #written = new Map<string, { readonly seen: string; readonly hashes: readonly string[] }>();
 
   constructor(client: KubeClient, fleet: Fleet) {
     this.#client = client;
@@ -33,13 +33,16 @@ export class MachineFileWriter {
       this.#written.delete(uid);
       return;
     }
+    const { replicas: wanted = 0, ready = 0, nodes: list } = allocation.status ?? {};
+    // A file that grows line by line serves nobody: it is written once all committed nodes run, and kept true afterwards.
+    const known = this.#written.get(uid);
+    if (known === undefined && (wanted === 0 || ready < wanted)) return;
+    // Views of a large allocation are not made again for a commit that changed neither its nodes nor how many of them run.
+    const seen = `${ready} ${list}`;
+    if (known?.seen === seen) return;
     const running = [...this.#fleet.assignments.nodesOf(`${namespace}/${name}`)]
       .map((nodeName) => this.#fleet.member(allocation, nodeName))
       .filter((view) => view.ready);
-    const wanted = allocation.status?.replicas ?? 0;
-    // A file that grows line by line serves nobody: it is written once all committed nodes run, and kept true afterwards.
-    const known = this.#written.get(uid);
-    if (known === undefined && (running.length === 0 || running.length < wanted)) return;
     const parts = machineFiles(
       running.map((view) => {
         const facts = this.#fleet.lastFactsOf(view.name);
@@ -55,12 +58,12 @@ export class MachineFileWriter {
     for (const [part, files] of parts.entries()) {
       const data = { ...files };
       const hash = createHash('sha256').update(JSON.stringify(data)).digest('hex');
-      if (known?.[part] !== hash) await this.#put(allocation, partName(name, part), data);
+      if (known?.hashes[part] !== hash) await this.#put(allocation, partName(name, part), data);
       hashes.push(hash);
     }
-    for (let part = parts.length; part < (known?.length ?? 0); part++)
+    for (let part = parts.length; part < (known?.hashes.length ?? 0); part++)
       await this.#drop(namespace, partName(name, part));
-    this.#written.set(uid, hashes);
+    this.#written.set(uid, { seen, hashes });
   }
 
   async #put(allocation: NodeAllocation, name: string, data: Record<string, string>): Promise<void> {
