@@ -7,7 +7,7 @@
  * 3. After `stop()` resolves, no reconciler runs.
  */
 import { type BackoffPolicy, KeyedBackoff, reconcileBackoff } from './backoff.ts';
-import type { Clock } from './clock.ts';
+import { type Clock, sleep } from './clock.ts';
 import type { Logger } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import type { WorkQueue } from './queue.ts';
@@ -64,6 +64,9 @@ function errorField(error: unknown, field: 'reason' | 'retryAfterMs'): unknown {
   return typeof error === 'object' && error !== null ? Reflect.get(error, field) : undefined;
 }
 
+/** About 2 ms of decisions. */
+const keysBetweenPauses = 32;
+
 export function startWorker(options: WorkerOptions): Worker {
   const { name, queue, clock, metrics } = options;
   const log = options.log.child({ controller: name });
@@ -116,8 +119,16 @@ export function startWorker(options: WorkerOptions): Worker {
     }
   };
 
+  // Keys that need no I/O settle in microtasks: without a pause a long queue would hold up timers and sockets until it is
+  // empty, and with them the renewal of the Lease.
   const loop = async (): Promise<void> => {
-    for (let key = await queue.take(); key !== undefined; key = await queue.take()) await work(key);
+    let sincePause = 0;
+    for (let key = await queue.take(); key !== undefined; key = await queue.take()) {
+      await work(key);
+      if (++sincePause < keysBetweenPauses) continue;
+      sincePause = 0;
+      await sleep(clock, 0);
+    }
   };
   const loops = Array.from({ length: options.concurrency }, loop);
 

@@ -6,7 +6,7 @@ import { createMetrics } from '../../controller/runtime/metrics.ts';
 import { WorkQueue } from '../../controller/runtime/queue.ts';
 import { seededRandom } from '../../controller/runtime/random.ts';
 import { type Outcome, type Reconcile, startWorker, type WorkerOptions } from '../../controller/runtime/worker.ts';
-import { VirtualClock } from '../support/virtual-clock.ts';
+import { settle, VirtualClock } from '../support/virtual-clock.ts';
 
 function setUp(reconcile: Reconcile, options: Partial<WorkerOptions> = {}) {
   const clock = new VirtualClock();
@@ -20,6 +20,19 @@ function setUp(reconcile: Reconcile, options: Partial<WorkerOptions> = {}) {
 }
 
 describe('worker', () => {
+  it('lets timers and sockets have their turn while a long queue is worked off', async () => {
+    let done = 0;
+    const { clock, queue, worker } = setUp(async () => {
+      done++;
+      return { kind: 'done' };
+    });
+    for (let key = 0; key < 1_000; key++) queue.add(`${key}`);
+    await settle();
+    assert.ok(done > 0 && done < 200, `${done} keys without a pause`);
+    await clock.runUntil(() => done === 1_000);
+    await worker.stop();
+  });
+
   it('retries with growing delays what failed, and starts over after a success', async () => {
     const at: number[] = [];
     const outcomes: Outcome[] = [
