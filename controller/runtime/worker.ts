@@ -127,7 +127,8 @@ export function startWorker(options: WorkerOptions): Worker {
       await work(key);
       if (++sincePause < keysBetweenPauses) continue;
       sincePause = 0;
-      await sleep(clock, 0);
+      // Rejects when the worker stops: then the queue is closed, and `take` ends the loop.
+      await sleep(clock, 0, stopping.signal).catch(() => undefined);
     }
   };
   const loops = Array.from({ length: options.concurrency }, loop);
