@@ -13,6 +13,7 @@ import type { PhysicalNodeStatus } from '../api/types.generated.ts';
 import { type Conflict, findConflict } from './node-conflicts.ts';
 import { failedBeforeUse, reclaim } from './node-reclaim.ts';
 import {
+  certificateRecord,
   claimRecord,
   commissioned,
   endRecord,
@@ -118,7 +119,6 @@ function unclaimed(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObse
     );
   }
   const rest: NodeState = input.node.spec?.maintenance ? 'Maintenance' : 'Available';
-  const { certificate } = facts.record;
   if (status.state !== rest || status.storeId !== input.storeId || status.agent !== input.agentName) {
     const patch: RecordPatch = {
       state: rest,
@@ -126,16 +126,7 @@ function unclaimed(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObse
       message: null,
       lastError: null,
       epoch: Math.max(status.epoch ?? 0, facts.record.epoch),
-      ...(certificate
-        ? {
-            certificate: {
-              epoch: certificate.epoch,
-              storeId: input.storeId ?? '',
-              nonce: certificate.nonce,
-              at: certificate.at,
-            },
-          }
-        : {}),
+      ...certificateRecord(input),
       ...identity(input),
       ...inventoryOf(facts),
     };

@@ -8,6 +8,7 @@
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNode, PhysicalNodeStatus } from '../api/types.generated.ts';
 import {
+  certificateRecord,
   commissioned,
   held,
   identity,
@@ -56,7 +57,6 @@ export function reclaim(input: NodeInput, status: PhysicalNodeStatus, facts: Nod
 export const failedBeforeUse = 'FailedBeforeUse';
 
 function releaseRecord(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObservation): NodeDecision {
-  const { certificate } = facts.record;
   const suspect = status.end?.reason === failedBeforeUse;
   const rest: NodeState = suspect ? 'Quarantined' : input.node.spec?.maintenance ? 'Maintenance' : 'Available';
   const message = 'failed before it was in use; clean and fenced; look at it, then decide Reclaim';
@@ -70,16 +70,7 @@ function releaseRecord(input: NodeInput, status: PhysicalNodeStatus, facts: Node
     claim: null,
     commitSent: null,
     end: null,
-    ...(certificate
-      ? {
-          certificate: {
-            epoch: certificate.epoch,
-            storeId: input.storeId ?? '',
-            nonce: certificate.nonce,
-            at: certificate.at,
-          },
-        }
-      : {}),
+    ...certificateRecord(input),
     ...identity(input),
     // A machine that a person had reclaimed at its first enrolment has shown nobody yet what it is made of.
     ...inventoryOf(facts),

@@ -117,6 +117,14 @@ export function observedFacts(facts: NodeObservation): NonNullable<PhysicalNodeS
   };
 }
 
+/** The clean certificate as the agent's log holds it, and which log that is. */
+export function certificateRecord({ facts, storeId = '' }: NodeInput): RecordPatch {
+  const certificate = facts?.record.certificate;
+  if (certificate === undefined) return {};
+  const { epoch, nonce, at } = certificate;
+  return { certificate: { epoch, storeId, nonce, at } };
+}
+
 export function inventoryOf(facts: NodeObservation): RecordPatch {
   return {
     inventory: {
