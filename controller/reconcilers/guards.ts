@@ -17,7 +17,7 @@ import {
 import type { Clock } from '../runtime/clock.ts';
 import type { Guards } from './allocation.ts';
 import type { Fleet } from './fleet.ts';
-import { byClaimUid } from './indexes.ts';
+import { anyAllocation, byUse } from './indexes.ts';
 
 export interface GuardSettings {
   readonly deletions: DeletionSettings;
@@ -30,7 +30,7 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
 
   const deletionOf = (allocation: NodeAllocation): Deletion => {
     const { uid = '', deletionTimestamp = '' } = allocation.metadata;
-    const inUse = fleet.nodes.byIndex(byClaimUid, uid).filter((node) => node.status?.end === undefined).length;
+    const inUse = fleet.nodes.countByIndex(byUse, uid);
     const ended = (allocation.status?.ending ?? []).length > 0 || inUse === 0;
     return {
       uid,
@@ -57,8 +57,7 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
       const deletions = [...seen.values()].map((deletion) =>
         present.has(deletion.uid) ? deletion : { ...deletion, alreadyEnded: true },
       );
-      let inUse = 0;
-      for (const node of fleet.nodes.values()) if (node.status?.claim && !node.status.end) inUse++;
+      const inUse = fleet.nodes.countByIndex(byUse, anyAllocation);
       return heldDeletions(deletions, inUse, settings.deletions).get(allocation.metadata.uid ?? '');
     },
     blastBudget: () => blastBudget(blast, fleet.nodes.size, clock.now(), settings.blast),

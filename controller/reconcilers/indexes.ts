@@ -7,6 +7,9 @@ import type { Indexer } from '../kube/store.ts';
 
 /** Nodes by the uid of the allocation that claims them. */
 export const byClaimUid = 'claimUid';
+/** Claimed nodes without an end, by the uid of their allocation, and all of them under `anyAllocation`. */
+export const byUse = 'use';
+export const anyAllocation = '*';
 /** Nodes by `namespace/name` of the allocation that claims them. */
 export const byClaimOwner = 'claimOwner';
 /** Nodes without a record of an owner that a person says to give back to it, all under this one key. */
@@ -25,6 +28,7 @@ export const nodeIndexes: Readonly<Record<string, Indexer<PhysicalNode>>> = {
       ? ['yes']
       : [],
   [byClaimUid]: ({ status }) => (status?.claim ? [status.claim.allocation.uid] : []),
+  [byUse]: ({ status }) => (status?.claim && !status.end ? [status.claim.allocation.uid, anyAllocation] : []),
   [byClaimOwner]: ({ status }) => {
     const owner = status?.claim?.allocation;
     return owner ? [`${owner.namespace}/${owner.name}`] : [];

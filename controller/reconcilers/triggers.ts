@@ -57,6 +57,13 @@ const termsOf = (allocation: NodeAllocation | undefined): string =>
     allocation?.status?.revision,
   ]);
 
+/** What people ask of an allocation: all that can change besides its status. */
+const asked = (allocation: NodeAllocation | undefined): string => {
+  if (allocation === undefined) return '';
+  const { uid, generation, deletionTimestamp, annotations, finalizers } = allocation.metadata;
+  return JSON.stringify([uid, generation, deletionTimestamp, annotations, finalizers]);
+};
+
 interface Wakers {
   /** A decision is due for a reason of its own. */
   readonly allocation: (key: string, afterMs: number) => void;
@@ -73,7 +80,9 @@ function wakersOf({ fleet, queues }: TriggerOptions): Wakers {
   };
   // A decision looks at every node of the allocation: the more there are, the longer it is gathered for.
   const owner = (key: string, afterMs: number): void => {
-    const nodes = fleet.allocations.getByKey(key)?.status?.replicas ?? 0;
+    // On the way back the list is empty at once, and the claims go one by one.
+    const listed = fleet.allocations.getByKey(key)?.status?.replicas ?? 0;
+    const nodes = Math.max(listed, fleet.nodes.countByIndex(byClaimOwner, key));
     allocation(key, Math.max(afterMs, nodes * gatherMsPerNode));
   };
   const owners = (nodeName: string, afterMs: number): void => {
@@ -127,7 +136,10 @@ export function connectTriggers(options: TriggerOptions): Triggers {
       if (after === undefined || before === undefined || before.metadata.uid !== after.metadata.uid) {
         for (const node of fleet.nodes.byIndex(byClaimOwner, key)) queues.nodes.add(node.metadata.name);
       }
-      wakeAllocation(key, 0);
+      // What only its own status changed is mostly our own write: it must not be looked at again for that alone, at once and
+      // whole, while its nodes go one by one.
+      if (asked(before) === asked(after)) wakeOwner(key, gatherMs);
+      else wakeAllocation(key, 0);
     }),
     fleet.environments.onChange((key) => {
       queues.environments.add(key);
