@@ -152,6 +152,7 @@ program
   .option('--git-interval <seconds>', 'between looks at the repository', seconds, 60)
   .option('--git-username <name>', 'for https (default: git)')
   .option('--git-password-file <file>', 'file with the password or token for https')
+  .option('--git-ca <file>', 'authorities of the https server (PEM), where the machine does not know them')
   .option('--git-ssh-key <file>', 'private key for ssh')
   .option('--git-known-hosts <file>', 'host keys for ssh; unknown hosts are refused')
   .optionsGroup('Options:')

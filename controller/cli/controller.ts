@@ -45,6 +45,7 @@ export interface ControllerFlags {
   readonly gitInterval: number;
   readonly gitUsername?: string;
   readonly gitPasswordFile?: string;
+  readonly gitCa?: string;
   readonly gitSshKey?: string;
   readonly gitKnownHosts?: string;
 }
@@ -88,7 +89,7 @@ function settingsOf(flags: ControllerFlags): OperatorOptions['settings'] {
 }
 
 function sourceOf(flags: ControllerFlags, context: ControllerContext): Source | undefined {
-  const { gitRepository, gitBranch, gitPath, gitUsername, gitPasswordFile, gitSshKey, gitKnownHosts } = flags;
+  const { gitRepository, gitBranch, gitPath, gitUsername, gitPasswordFile, gitCa, gitSshKey, gitKnownHosts } = flags;
   if (gitRepository === undefined) return undefined;
   try {
     return gitSource({
@@ -100,6 +101,7 @@ function sourceOf(flags: ControllerFlags, context: ControllerContext): Source | 
       credentials: {
         ...(gitUsername === undefined ? {} : { username: gitUsername }),
         ...(gitPasswordFile === undefined ? {} : { passwordFile: gitPasswordFile }),
+        ...(gitCa === undefined ? {} : { caFile: gitCa }),
         ...(gitSshKey === undefined ? {} : { sshKeyFile: gitSshKey }),
         ...(gitKnownHosts === undefined ? {} : { knownHostsFile: gitKnownHosts }),
       },

@@ -16,6 +16,8 @@ export interface GitCredentials {
   readonly username?: string;
   /** File with the password or token for https, and nothing else. */
   readonly passwordFile?: string;
+  /** PEM of the authorities that sign https servers, in place of the machine's own. */
+  readonly caFile?: string;
   /** Private key for ssh; it must have no passphrase. */
   readonly sshKeyFile?: string;
   /** Host keys for ssh; without it the ones that ssh itself finds. An unknown host is always refused. */
@@ -31,17 +33,7 @@ export interface GitCommandOptions {
   readonly silenceMs: number;
 }
 
-const inherited = [
-  'PATH',
-  'HOME',
-  'TMPDIR',
-  'SSH_AUTH_SOCK',
-  'HTTPS_PROXY',
-  'https_proxy',
-  'NO_PROXY',
-  'no_proxy',
-  'SSL_CERT_FILE',
-];
+const inherited = ['PATH', 'HOME', 'TMPDIR', 'SSH_AUTH_SOCK', 'HTTPS_PROXY', 'https_proxy', 'NO_PROXY', 'no_proxy'];
 
 /** Answers git's two questions, and only those about the host that the secret is for. */
 const askpassScript = `#!/bin/sh
@@ -104,6 +96,9 @@ export class GitCommand {
       const value = options.environment[name];
       if (value !== undefined) environment[name] = value;
     }
+    // OpenSSL's own variable means nothing to a git that was built with another library.
+    const caFile = credentials.caFile ?? options.environment.SSL_CERT_FILE;
+    if (address.protocol === 'https' && caFile !== undefined) environment.GIT_SSL_CAINFO = caFile;
     if (address.protocol === 'ssh') environment.GIT_SSH_COMMAND = sshCommand(credentials);
     if (address.protocol === 'https' && credentials.passwordFile !== undefined) {
       const script = join(directory, 'askpass');
