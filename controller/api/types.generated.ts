@@ -626,13 +626,13 @@ export interface PhysicalNodeSpec {
     reason: string;
   };
   /**
-   * A person's word on a node that the operator holds back (Quarantined or Orphaned). It counts only for the epoch that it names, so that it cannot act twice.
+   * A person's word on a node that the operator holds back (Quarantined or Orphaned), or cannot reach. It counts only for the epoch that it names, so that it cannot act twice.
    */
   decision?: {
     /**
-     * Reclaim takes a node without a tenant through fencing, wiping and checking. End does the same to a claimed node and DESTROYS its tenant's data. Adopt gives an orphaned node back to the allocation of the same namespace, name and revision, without a reboot.
+     * Reclaim takes a node without a tenant through fencing, wiping and checking. End does the same to a claimed node and DESTROYS its tenant's data. Adopt gives an orphaned node back to the allocation of the same namespace, name and revision, without a reboot. WriteOff states that the machine is physically switched off or cut from every network and cannot be fenced by its agent: its claim ENDS, it counts as fenced by that person's word, and it comes back by Reclaim alone.
      */
-    action: 'Reclaim' | 'End' | 'Adopt';
+    action: 'Reclaim' | 'End' | 'Adopt' | 'WriteOff';
     /**
      * The epoch when the decision was made: status.epoch, or the higher one that status.message names.
      */
@@ -842,6 +842,48 @@ export interface PhysicalNodeStatus {
      * When.
      */
     at?: string;
+  };
+  /**
+   * A person's word that the machine is switched off or cut from every network; stands in for reading back its fence.
+   */
+  writtenOff?: {
+    /**
+     * Epoch of the end that this word completes.
+     */
+    epoch: number;
+    /**
+     * Who said so and why, from the decision.
+     */
+    reason: string;
+    /**
+     * When it was taken in.
+     */
+    at?: string;
+    /**
+     * When its agent first reported it alive all the same.
+     */
+    seenAgainAt?: string;
+  };
+  /**
+   * A decision that did not fit the node when it was seen. It never acts later; a new one differs in its reason or epoch.
+   */
+  refusedDecision?: {
+    /**
+     * Action.
+     */
+    action: string;
+    /**
+     * Epoch.
+     */
+    epoch: number;
+    /**
+     * Reason.
+     */
+    reason: string;
+    /**
+     * Why it does not fit.
+     */
+    message?: string;
   };
   /**
    * The last clean certificate.

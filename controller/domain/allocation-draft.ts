@@ -22,8 +22,10 @@ export interface MemberView {
   readonly unavailable: boolean;
   /** An end is recorded on the node. */
   readonly endRecorded: boolean;
-  /** Every data port was read back in quarantine, or the node never had a port in the tenant's domain. */
+  /** Every data port was read back in quarantine, or a person wrote the machine off. */
   readonly fenced: boolean;
+  /** Its agent is connected and reports it. */
+  readonly reachable: boolean;
   readonly isolated: boolean;
   readonly guestStarted: boolean;
   readonly ready: boolean;

@@ -137,6 +137,12 @@ function stalledBecause(draft: Draft, sum: Tally, trouble: { code: string; messa
   if (waiting?.reason === 'DeletionHeld' || waiting?.reason === 'TooManyFailures')
     return yes(waiting.reason, waiting.message);
   if (trouble !== undefined) return yes(trouble.code, trouble.message);
+  const stuck = unfenced(draft).filter(({ state }) => state === 'Quarantined' || state === 'Orphaned');
+  if (stuck.length > 0)
+    return yes(
+      'NodesNotFenced',
+      `not fenced, and waiting for a person: ${some(stuck)}; its status.message says why (its spec.decision)`,
+    );
   const orphan = sum.views.find((view) => view.state === 'Orphaned' && !view.claimed);
   if (orphan !== undefined) {
     return yes('NodeOrphaned', `${orphan.name} lost its record while in use; adopt or end it (its spec.decision)`);
@@ -148,8 +154,20 @@ function stalledBecause(draft: Draft, sum: Tally, trouble: { code: string; messa
   return no('Working', 'nothing stands in the way');
 }
 
+/** What the finalizer of a deleted allocation waits for. */
+function unfenced({ input }: Draft): MemberView[] {
+  if (input.allocation.metadata.deletionTimestamp === undefined) return [];
+  return input.claimed.map(input.member).filter(({ endRecorded, fenced }) => !(endRecorded && fenced));
+}
+
+const some = ([first, ...others]: readonly MemberView[]): string =>
+  `${first?.name}${others.length > 0 ? ` and ${others.length} more` : ''}`;
+
 function progressOf(draft: Draft, sum: Tally): string {
-  if (draft.closing) return 'nodes are being taken back';
+  if (draft.closing) {
+    const silent = unfenced(draft).filter(({ reachable }) => !reachable);
+    return `nodes are being taken back${silent.length > 0 ? `; no agent speaks for ${some(silent)}` : ''}`;
+  }
   if (draft.waiting) return draft.waiting.message;
   if (draft.updating.size > 0) return `${draft.updating.size} nodes are re-imaged to ${draft.status.revision ?? ''}`;
   const wanted = draft.input.allocation.spec.replicas;

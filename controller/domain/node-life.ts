@@ -26,6 +26,7 @@ import {
   type RecordPatch,
   type Tenancy,
 } from './node-records.ts';
+import { isHeld, restWrittenOff, wasRefused, writeOff } from './node-writeoff.ts';
 import { type NodeState, type Step, tenancyPath } from './states.ts';
 
 /** Whether a clean certificate stands in the agent's log, younger than the last tenant boot (rule 3). */
@@ -44,6 +45,7 @@ export function decideNode(input: NodeInput): NodeDecision {
   const status = node.status ?? {};
   const decided = personDecision(input, status);
   if (decided) return decided;
+  if (status.writtenOff) return restWrittenOff(input, status.writtenOff);
   if (input.duplicateOf !== undefined) {
     return held(
       'Quarantined',
@@ -90,12 +92,11 @@ const heldFor = (conflict: Conflict): NodeDecision => held(conflict.state, confl
 
 function personDecision(input: NodeInput, status: PhysicalNodeStatus): NodeDecision | undefined {
   const decision = input.node.spec?.decision;
-  if (!decision || input.facts === undefined) return undefined;
   // The higher one of both records: with status lost, a decision of the node's first days would name the epoch again.
-  if (decision.epoch !== Math.max(status.epoch ?? 0, input.facts.record.epoch)) return undefined;
-  const isHeld = status.state === 'Quarantined' || status.state === 'Orphaned' || status.state === 'Enrolling';
-  if (!isHeld || input.storeId === undefined) return undefined;
-  if (decision.action === 'Adopt') return undefined;
+  if (decision?.epoch !== Math.max(status.epoch ?? 0, input.facts?.record.epoch ?? 0)) return undefined;
+  if (decision.action === 'Adopt' || wasRefused(status, decision)) return undefined;
+  if (decision.action === 'WriteOff') return writeOff(input, status, decision);
+  if (input.facts === undefined || input.storeId === undefined || !isHeld(status)) return undefined;
   if (decision.action === 'Reclaim' && status.claim && !status.end) return undefined;
   return endRecord(input, status, `${decision.action}ByPerson`, 'Full', {
     type: 'Warning',

@@ -91,6 +91,7 @@ export function endRecord(
     nextRetry: null,
     epoch,
     end: { epoch, reason, erase, at: input.nowIso },
+    writtenOff: null,
     ...identity(input),
   };
   return { kind: 'record', state: 'Draining', patch, why: reason, ...(event ? { event } : {}) };

@@ -303,7 +303,8 @@ export class Fleet {
       claiming: this.#claiming.has(nodeName),
       unavailable: !claimed && this.#cannotBeClaimed(nodeName, node, allocation),
       endRecorded: end !== undefined,
-      fenced: facts === undefined ? false : isolatedIn(facts, 'quarantine'),
+      fenced: status.writtenOff !== undefined || (facts !== undefined && isolatedIn(facts, 'quarantine')),
+      reachable: this.factsOf(nodeName) !== undefined,
       isolated: claimed && (facts && claim ? isolatedIn(facts, claim.domain) : runs),
       // Without a record that says otherwise, a claimed node is in use.
       guestStarted: claimed && (!trusted || guestMayHaveRun(facts, status)),

@@ -4,10 +4,10 @@
  * Invariants:
  * 1. A PhysicalNode is made once for each machine that an administrator accepts and its agent reports, with the finalizer
  *    from the first moment on: no claim can stand on an object that vanishes unseen.
- * 2. The finalizer goes only when neither claim nor end stands on the node.
+ * 2. The finalizer goes only when neither claim nor end stands on the node, or a person wrote the machine off.
  */
 import { apiGroup, apiVersion, physicalNodes } from '../api/meta.ts';
-import type { PhysicalNode } from '../api/types.generated.ts';
+import type { PhysicalNode, PhysicalNodeStatus } from '../api/types.generated.ts';
 import { removeFinalizer } from '../kube/finalizers.ts';
 import { type KubeClient, KubeError } from '../kube/port.ts';
 import type { Outcome } from '../runtime/worker.ts';
@@ -39,6 +39,13 @@ export async function createNode(
     if (!(error instanceof KubeError) || error.reason !== 'AlreadyExists') throw error;
   }
 }
+
+/**
+ * A machine that was written off may be scrapped. Should it come back, its agent's log speaks of the tenancy and the new object
+ * is held for it; without that log it has no certificate.
+ */
+export const mayBeForgotten = ({ claim, end, writtenOff }: PhysicalNodeStatus): boolean =>
+  writtenOff !== undefined || (claim === undefined && end === undefined);
 
 export async function dropNodeFinalizer(client: KubeClient, fleet: Fleet, node: PhysicalNode): Promise<Outcome> {
   if (!node.metadata.finalizers?.includes(nodeFinalizer)) return { kind: 'done' };

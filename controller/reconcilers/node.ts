@@ -32,7 +32,7 @@ import type { Outcome } from '../runtime/worker.ts';
 import type { Delivery, Dispatcher } from './dispatcher.ts';
 import type { Recorder } from './events.ts';
 import type { Fleet } from './fleet.ts';
-import { dropNodeFinalizer } from './node-objects.ts';
+import { dropNodeFinalizer, mayBeForgotten } from './node-objects.ts';
 
 export interface NodeReconcilerOptions {
   readonly client: KubeClient;
@@ -78,11 +78,7 @@ export class NodeReconciler {
       fleet.forget(name);
       return { kind: 'done' };
     }
-    if (
-      node.metadata.deletionTimestamp !== undefined &&
-      node.status?.claim === undefined &&
-      node.status?.end === undefined
-    ) {
+    if (node.metadata.deletionTimestamp !== undefined && mayBeForgotten(node.status ?? {})) {
       return dropNodeFinalizer(this.#options.client, fleet, node);
     }
     const link = fleet.linkOf(name);
