@@ -5,6 +5,7 @@
  * 1. Timers fire in the order of their due time, then of their creation; between two of them every promise that can
  *    settle does.
  * 2. Inside a timer, `monotonic()` is exactly that timer's due time.
+ * 3. Whoever keeps setting timers that are due at once does not hang the test: it throws a HotLoopError.
  */
 import { setImmediate } from 'node:timers';
 import type { Clock } from '../../controller/runtime/clock.ts';
@@ -21,8 +22,17 @@ export function settle(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
+/** So many timers at one moment are no burst of work any more: the largest known one has some thousands. */
+const timersAtOneMoment = 200_000;
+
+/** Something does its work again and again without letting time pass. */
+export class HotLoopError extends Error {
+  override readonly name = 'HotLoopError';
+}
+
 export class VirtualClock implements Clock {
   #elapsedMs = 0;
+  #firedAtThisMoment = 0;
   #wallOffsetMs: number;
   #created = 0;
   readonly #timers = new Heap<Timer>((a, b) => a.dueAt < b.dueAt || (a.dueAt === b.dueAt && a.order < b.order));
@@ -101,6 +111,12 @@ export class VirtualClock implements Clock {
     const next = this.#timers.peek();
     if (next === undefined || next.dueAt > until) return false;
     this.#timers.pop();
+    if (next.dueAt > this.#elapsedMs) this.#firedAtThisMoment = 0;
+    else if (++this.#firedAtThisMoment > timersAtOneMoment) {
+      throw new HotLoopError(
+        `${timersAtOneMoment} timers fired at ${this.#elapsedMs} ms, and more are due at once: ${next.fn}`,
+      );
+    }
     this.#elapsedMs = Math.max(this.#elapsedMs, next.dueAt);
     next.fn();
     return true;
