@@ -314,7 +314,8 @@ function settled(
 function driftStep(facts: NodeObservation, owner: Tenancy, inUse: boolean): Step | undefined {
   if (!inUse) return undefined;
   const strayed = facts.ports.some(
-    (port) => port.role === 'Data' && port.state === 'Ready' && port.domain !== owner.domain,
+    ({ role, state, domain, egress }) =>
+      role === 'Data' && state === 'Ready' && (domain !== owner.domain || egress !== owner.egress),
   );
   if (!strayed) return undefined;
   return { verb: 'isolate', args: { domain: owner.domain, egress: owner.egress, allocation: owner.allocationUid } };

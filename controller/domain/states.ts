@@ -67,10 +67,16 @@ export interface ReclaimRow extends RowText {
 
 const dataPorts = (facts: NodeObservation): Port[] => facts.ports.filter((port) => port.role === 'Data');
 
-/** Every data port was read back as a member of `domain` alone. A node without a data port cannot be isolated. */
-export function isolatedIn(facts: NodeObservation, domain: string): boolean {
+/**
+ * Every data port was read back as a member of `domain` alone and, where `egress` is given, with that way out. A node without a
+ * data port cannot be isolated.
+ */
+export function isolatedIn(facts: NodeObservation, domain: string, egress?: Port['egress']): boolean {
   const ports = dataPorts(facts);
-  return ports.length > 0 && ports.every((port) => port.state === 'Ready' && port.domain === domain);
+  return (
+    ports.length > 0 &&
+    ports.every((port) => port.state === 'Ready' && port.domain === domain && (!egress || port.egress === egress))
+  );
 }
 
 const controlPortClosed = (facts: NodeObservation): boolean =>
@@ -95,7 +101,7 @@ export const tenancyPath: readonly TenancyRow[] = [
       verb: 'isolate',
       args: { domain, egress, allocation: allocationUid },
     }),
-    until: (facts, { domain }) => facts.record.guestStarted || isolatedIn(facts, domain),
+    until: (facts, { domain, egress }) => facts.record.guestStarted || isolatedIn(facts, domain, egress),
     endsWhen: "every data port was read back in the allocation's domain",
     bootOrder: 'Network',
     bootServer: 'Nothing',
@@ -145,7 +151,7 @@ export const tenancyPath: readonly TenancyRow[] = [
       verb: 'isolate',
       args: { domain, egress, allocation: allocationUid },
     }),
-    until: (facts, { domain }) => facts.record.commitSent || isolatedIn(facts, domain),
+    until: (facts, { domain, egress }) => facts.record.commitSent || isolatedIn(facts, domain, egress),
     endsWhen: "every data port was read back again in the allocation's domain",
     bootOrder: 'Network',
     bootServer: 'VMM of the same epoch',

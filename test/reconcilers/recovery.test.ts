@@ -242,3 +242,19 @@ test('a name taken again while the old nodes are on their way back gets nodes of
   assert.equal(hall.seen('job')?.metadata.uid, made.metadata.uid);
   await hall.stop();
 });
+
+test('a way out that somebody opened at the switch of a running node is closed again, and its power is left alone', async () => {
+  const hall = await running(1, 1);
+  const [name = ''] = claimedNames(hall);
+  const rack = hall.racks.get('r0')?.rack;
+  const machine = rack?.machine(name);
+  assert.ok(rack && machine);
+  const before = counts(hall, [name], 'power');
+  machine.ports = machine.ports.map((port) => (port.role === 'Data' ? { ...port, egress: 'Internet' as const } : port));
+  rack.changed(machine);
+  await hall.clock.runUntil(() =>
+    rack.machine(name).ports.every((port) => port.role !== 'Data' || port.egress === 'None'),
+  );
+  assert.deepEqual(counts(hall, [name], 'power'), before);
+  await hall.stop();
+});
