@@ -1,0 +1,337 @@
+/** Mistakes in the agent: its own defence, the operations of a tenancy, the way back. */
+import { edit, type Mutant } from './mutant.ts';
+
+const core = 'agent/core.ts';
+const accept = 'agent/accept.ts';
+const row = 'agent/row.ts';
+const tenancy = 'agent/tenancy.ts';
+const reclaim = 'agent/reclaim.ts';
+const states = 'controller/domain/states.ts';
+
+const isolatingUntil = 'until: (facts, { domain }) => facts.record.guestStarted || isolatedIn(facts, domain),';
+
+const fencing: readonly Mutant[] = [
+  {
+    name: 'ignore-term',
+    mistake: 'an agent takes instructions of a leader that was replaced',
+    rules: [1, 4, 5, 6],
+    edits: [
+      edit(core, 'if (term < this.#highestTerm) return', 'if (term < 0) return'),
+      edit(accept, 'if (term < row.term) return', 'if (term < 0) return'),
+    ],
+  },
+  {
+    name: 'ignore-epoch',
+    mistake: 'an agent takes instructions of a tenancy that is over',
+    rules: [1, 2, 3, 5, 6],
+    edits: [edit(accept, 'if (epoch < row.seenEpoch) return', 'if (epoch < 0) return')],
+  },
+  {
+    name: 'new-epoch-before-old-work-ended',
+    mistake: 'a newer epoch acts while a job of the older one can still take effect',
+    rules: [2, 3, 5, 6],
+    edits: [edit(accept, 'if (!anythingPending(readings)) return planned;', 'if (row.epoch >= 0) return planned;')],
+  },
+  {
+    name: 'forget-term-on-restart',
+    mistake: 'an agent that restarts has forgotten the highest term',
+    rules: [1, 4, 5, 6],
+    edits: [
+      edit(core, 'this.#highestTerm = options.log.highestTerm();', 'this.#highestTerm = 0;'),
+      edit(accept, 'if (term < row.term) return', 'if (term < 0) return'),
+    ],
+  },
+  {
+    name: 'forget-dirty-mark-on-restart',
+    mistake: 'an agent that restarts has forgotten that a guest was started',
+    rules: [3, 6],
+    edits: [
+      edit(
+        core,
+        'const row = rows.get(node) ?? freshRow(node);',
+        'const row = { ...(rows.get(node) ?? freshRow(node)), guestStarted: false };',
+      ),
+    ],
+  },
+  {
+    name: 'forget-commit-on-restart',
+    mistake: 'an agent that restarts has forgotten that it told the hypervisor to leave',
+    rules: [4, 6],
+    edits: [
+      edit(
+        core,
+        'const row = rows.get(node) ?? freshRow(node);',
+        'const row = { ...(rows.get(node) ?? freshRow(node)), commitSent: false };',
+      ),
+    ],
+  },
+  {
+    name: 'act-without-the-log',
+    mistake: 'an agent acts although its log could not be written',
+    rules: [3, 4, 5, 6, 7],
+    edits: [edit(core, '      this.#schedule(logRetryMs);\n      return;\n', '')],
+  },
+];
+
+const isolation: readonly Mutant[] = [
+  {
+    name: 'trust-requested-isolation',
+    mistake: 'isolation counts as made once it was asked for',
+    rules: [2],
+    edits: [
+      edit(row, "readings.fabric.dataChange?.status !== 'Pending' &&\n    dataPortsIn(", 'domainRequested('),
+      edit(
+        row,
+        'export const copyComplete =',
+        'const domainRequested = (readings: Readings, domain: string, _egress: Egress): boolean => readings !== undefined && domain !== "";\n\nexport const copyComplete =',
+      ),
+      edit(states, isolatingUntil, "until: (facts, { domain }) => domain !== '' && facts.record.epoch > 0,"),
+    ],
+  },
+  {
+    name: 'power-on-before-isolation',
+    mistake: 'the machine is started while its ports are still being moved',
+    rules: [2],
+    edits: [
+      edit(
+        accept,
+        "if (!isolated(row, readings)) {\n    return ['NotIsolated'",
+        "if (row.epoch < 0) {\n    return ['NotIsolated'",
+      ),
+      edit(
+        tenancy,
+        'if (isolated(row, readings)) return met;',
+        'if (row.starts === 0 || isolated(row, readings)) return met;',
+      ),
+      edit(states, isolatingUntil, "until: (facts, { domain }) => domain !== '' && facts.record.epoch > 0,"),
+    ],
+  },
+  {
+    name: 'start-with-drifted-port',
+    mistake: 'isolation is not looked at again when the machine is switched on',
+    rules: [2],
+    edits: [
+      edit(
+        tenancy,
+        'if (isolated(row, readings)) return met;',
+        'if (row.starts === 0 || isolated(row, readings)) return met;',
+      ),
+    ],
+  },
+];
+
+const installing: readonly Mutant[] = [
+  {
+    name: 'serve-any-digest',
+    mistake: 'an image is served although its digest is not the one that was asked for',
+    rules: [6, 7],
+    edits: [
+      edit(
+        tenancy,
+        "if (opened.kind !== 'Met' || images.digest === image.sha256) return opened;",
+        "if (opened.kind !== 'Met' || images.digest !== '') return opened;",
+      ),
+    ],
+  },
+  {
+    name: 'image-over-an-invalid-map',
+    mistake: "a map of filled blocks that is not valid is answered with a fresh copy over the guest's writes",
+    rules: [6],
+    edits: [edit(tenancy, "start: row.mapSeen ? 'Keep' : 'Fresh',", "start: 'Fresh',")],
+  },
+  {
+    name: 'late-dirty-mark',
+    mistake: 'guestStarted is written when the guest was seen to run, not before the power-on',
+    rules: [3, 6],
+    edits: [
+      edit(
+        tenancy,
+        "ctx.row = { ...rest, guestStarted: true, operation: { ...operation, phase: 'Acting' } };",
+        "ctx.row = { ...rest, guestStarted: row.guestStarted, operation: { ...operation, phase: 'Acting' } };",
+      ),
+      edit(
+        tenancy,
+        "if (ofThisEpoch && vmm.guest.state === 'Running' && row.starts > 0) return met;",
+        "if (ofThisEpoch && vmm.guest.state === 'Running' && row.starts > 0) {\n    ctx.row = { ...row, guestStarted: true };\n    return met;\n  }",
+      ),
+    ],
+  },
+  {
+    name: 'reimage-of-another-allocation',
+    mistake: 'an agent re-images a node for an allocation that it does not belong to',
+    rules: [1, 2, 3, 6],
+    edits: [
+      edit(accept, "if (row.kind !== 'Tenancy' || row.allocation !== allocation) {", "if (row.kind !== 'Tenancy') {"),
+      edit(accept, "if (row.allocation !== allocation) return ['Conflict'", "if (row.epoch < 0) return ['Conflict'"),
+      edit(accept, 'if (row.guestStarted || row.ended || row.certificate === undefined) {', 'if (row.epoch < 0) {'),
+    ],
+  },
+];
+
+const leaving: readonly Mutant[] = [
+  {
+    name: 'devirtualize-before-complete',
+    mistake: 'the hypervisor leaves when nine tenths of the blocks are local',
+    rules: [4],
+    edits: [
+      edit(
+        row,
+        '  copy.localBytes >= copy.totalBytes &&\n  copy.flushed &&\n  copy.inFlight === 0;',
+        '  copy.localBytes >= copy.totalBytes * 0.9;',
+      ),
+      edit(
+        states,
+        '  facts.copy.localBytes >= facts.copy.totalBytes &&\n  facts.copy.flushed;',
+        '  facts.copy.localBytes >= facts.copy.totalBytes * 0.9;',
+      ),
+    ],
+  },
+  {
+    name: 'devirtualize-before-flush',
+    mistake: 'the hypervisor leaves while blocks are in the write cache of the disk',
+    rules: [4],
+    edits: [edit(row, '  copy.flushed &&\n', ''), edit(states, ' &&\n  facts.copy.flushed;', ';')],
+  },
+  {
+    name: 'export-open-at-prepare',
+    mistake: 'the image export stays open when devirtualization is prepared',
+    rules: [4],
+    edits: [
+      edit(tenancy, '        () => exportClosed(ctx, `${operationId}/close`),\n', ''),
+      edit(row, "    images.exported === 'Closed' &&\n", ''),
+    ],
+  },
+  {
+    name: 'boot-order-not-set',
+    mistake: 'the boot order stays on the network when devirtualization is prepared',
+    rules: [4],
+    edits: [
+      edit(tenancy, "        () => orderIs(ctx, 'Disk', `${operationId}/order`),\n", ''),
+      edit(row, "    power.order === 'Disk' &&\n", ''),
+    ],
+  },
+  {
+    name: 'control-port-left-open',
+    mistake: 'the control port stays in provisioning after the hypervisor has left',
+    rules: [4],
+    edits: [
+      edit(
+        tenancy,
+        "  const closed = controlPortsAre(ctx, 'closed', `${operationId}/closed`);\n  return closed.kind === 'Met' ? left : closed;",
+        '  return left;',
+      ),
+      edit(states, "facts.vmm === 'Absent' && controlPortClosed(facts);", "facts.vmm === 'Absent';"),
+      edit(
+        states,
+        'const controlPortClosed = (facts: NodeObservation): boolean =>',
+        'export const controlPortClosed = (facts: NodeObservation): boolean =>',
+      ),
+    ],
+  },
+  {
+    name: 'commit-not-in-the-log',
+    mistake: 'the agent sends the commit without "commit sent" in its log',
+    rules: [4],
+    edits: [
+      edit(
+        tenancy,
+        "ctx.row = { ...row, commitSent: true, operation: { ...operation, phase: 'Acting' } };",
+        "ctx.row = { ...row, operation: { ...operation, phase: 'Acting' } };",
+      ),
+    ],
+  },
+];
+
+const wayBack: readonly Mutant[] = [
+  {
+    name: 'skip-the-wipe',
+    mistake: 'disks are said to be wiped and are not',
+    rules: [3],
+    edits: [
+      edit(
+        reclaim,
+        '  const token = `${operationId}/wipe`;\n',
+        '  const token = `${operationId}/wipe`;\n  ctx.row = { ...ctx.row, reclaim: { ...ctx.row.reclaim, wiped: machine.inventory.disks.map((disk) => disk.serial ?? disk.name) } };\n  if (token !== erase) return met;\n',
+      ),
+    ],
+  },
+  {
+    name: 'believe-a-wipe-that-missed-a-disk',
+    mistake: 'a wipe counts although a disk of the inventory was not wiped',
+    rules: [3],
+    edits: [
+      edit(reclaim, 'return left <= 0 ? met', 'return left <= 1 ? met'),
+      edit(
+        accept,
+        "verb === 'check' && wiped.length < readings.machine.inventory.disks.length",
+        "verb === 'check' && wiped.length === 0",
+      ),
+      edit(states, 'facts.reclaim.wipedDisks >= facts.inventory.disks.length ||', 'facts.reclaim.wipedDisks > 0 ||'),
+    ],
+  },
+  {
+    name: 'wipe-on-an-ended-boot',
+    mistake: 'a wipe counts although the attested boot ended in the middle of it',
+    rules: [3],
+    edits: [
+      edit(
+        'agent/decide.ts',
+        "if (reclaim.attestedNonce !== '' && !reclaim.checked && attestedBootEnded) {",
+        "if (reclaim.attestedNonce !== '' && reclaim.wiped.length === 0 && attestedBootEnded) {",
+      ),
+    ],
+  },
+  {
+    name: 'any-nonce-attests',
+    mistake: 'a quote counts whatever nonce it was made for',
+    rules: [3],
+    edits: [edit(reclaim, 'holds: trusted.nonce === nonce,', "holds: trusted.nonce !== '',")],
+  },
+  {
+    name: 'secrets-kept-at-fencing',
+    mistake: "the boot server keeps the plan with the tenant's secrets after fencing",
+    rules: [10],
+    edits: [
+      edit(reclaim, "  ctx.acts.push({ kind: 'plan', plan: undefined });\n  return together(", '  return together('),
+      edit(reclaim, "    ctx.acts.push({ kind: 'plan', plan: undefined });\n    const ready", '    const ready'),
+    ],
+  },
+  {
+    name: 'trusted-image-without-quarantine',
+    mistake: 'a node is attested and wiped although its ports are not in quarantine',
+    rules: [2, 3],
+    edits: [
+      edit(
+        reclaim,
+        "if (!dataPortsIn(ctx.readings, 'quarantine')) return failed(",
+        "if (ctx.row.epoch < 0 && !dataPortsIn(ctx.readings, 'quarantine')) return failed(",
+      ),
+      edit(
+        accept,
+        "if (!dataPortsIn(readings, 'quarantine')) return",
+        'if (row.epoch < 0 && !dataPortsIn(readings, "quarantine")) return',
+      ),
+      edit(states, "until: (facts) => isolatedIn(facts, 'quarantine'),", 'until: (facts) => facts.record.ended,'),
+    ],
+  },
+  {
+    name: 'certificate-survives-a-guest',
+    mistake: 'the certificate of before stands after a tenant was started',
+    rules: [3],
+    edits: [
+      edit(tenancy, 'const { certificate: _usedUp, ...rest } = row;', 'const rest = row;'),
+      edit(
+        states,
+        '  return (\n    record.certificate !== undefined &&\n    record.certificate.epoch === record.epoch &&',
+        '  return (\n    record.certificate !== undefined &&',
+      ),
+      edit(
+        states,
+        '    record.certificate.nonce === nonce &&\n    !record.guestStarted &&\n    !record.ended\n',
+        "    nonce !== ''\n",
+      ),
+    ],
+  },
+];
+
+export const agentMistakes: readonly Mutant[] = [...fencing, ...isolation, ...installing, ...leaving, ...wayBack];

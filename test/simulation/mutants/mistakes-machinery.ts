@@ -1,0 +1,115 @@
+/** Mistakes in what carries the decisions: writes, caches, attempts, observations, leadership. */
+import { edit, type Mutant } from './mutant.ts';
+
+const patch = 'controller/kube/patch.ts';
+const attempts = 'controller/domain/attempts.ts';
+const mirror = 'controller/agents/mirror.ts';
+const operator = 'controller/reconcilers/operator.ts';
+
+export const machineryMistakes: readonly Mutant[] = [
+  {
+    name: 'no-compare-in-compare-and-swap',
+    mistake: 'a record is written over whatever stands there now',
+    rules: [1, 6],
+    edits: [edit(patch, '      uid,\n      resourceVersion,\n      ...(fieldManager', '      ...(fieldManager')],
+  },
+  {
+    name: 'lost-write-is-done',
+    mistake: 'a write whose answer was lost is assumed to have happened',
+    rules: [1, 4, 6, 7, 8],
+    edits: [
+      edit(
+        patch,
+        "  if (object.metadata.resourceVersion === base.metadata.resourceVersion) return { outcome: 'unknown', object, error };\n",
+        '',
+      ),
+      edit(patch, '  return asWanted ? {', "  return asWanted || error.reason === 'Unknown' ? {"),
+    ],
+  },
+  {
+    name: 'cache-not-synced',
+    mistake: 'the operator decides before its caches are complete',
+    rules: [1, 3, 6, 7, 8, 9],
+    edits: [
+      edit(
+        operator,
+        '    await Promise.all(Object.values(caches).map(({ store }) => store.waitForSync(signal)));\n',
+        '',
+      ),
+      edit(operator, '    await dialled(fleet, clock, signal);\n', ''),
+      edit(operator, 'async function dialled(', 'export async function dialled('),
+    ],
+  },
+  {
+    name: 'own-write-not-noted',
+    mistake: 'the cache does not hold what this process wrote itself until the watch brings it',
+    rules: [1, 4, 6, 8],
+    edits: [
+      edit('controller/reconcilers/node.ts', '      noteWrite: (written) => fleet.nodes.noteWrite(written),\n', ''),
+    ],
+  },
+  {
+    name: 'retries-without-bound',
+    mistake: 'a step that fails is tried for ever',
+    rules: [8],
+    edits: [
+      edit(
+        attempts,
+        "if (policy === 'FailNode' || !retryable || failures > bounds.retries) {",
+        "if (policy === 'FailNode' || !retryable) {",
+      ),
+    ],
+  },
+  {
+    name: 'attempts-from-zero-after-restart',
+    mistake: 'after a restart the attempts are counted from zero, under operation ids that were used before',
+    rules: [5, 7, 8],
+    edits: [
+      edit(
+        attempts,
+        'if (operation?.id.startsWith(key) && oldTerm !== undefined) {',
+        'if (operation?.id === key && oldTerm !== undefined) {',
+      ),
+      edit(
+        attempts,
+        'export const operationIdOf = ({ key, term, attempt }: Attempts): string => `${key}.${term}.${attempt}`;',
+        'export const operationIdOf = ({ key, term, attempt }: Attempts): string => `${key}.${Math.min(1, term)}.${attempt}`;',
+      ),
+    ],
+  },
+  {
+    name: 'old-observation-wins',
+    mistake: 'an observation that arrives late takes the place of a newer one',
+    rules: [4, 5, 6, 7, 8],
+    edits: [
+      edit(
+        mirror,
+        'if (known !== undefined && seq <= known.seq) return;\n    this.#known.set(',
+        'if (known !== undefined && seq < 0) return;\n    this.#known.set(',
+      ),
+    ],
+  },
+  {
+    name: 'boot-nonce-ignored',
+    mistake: 'a restarted agent is held to the sequence numbers of its former process',
+    rules: [7, 8],
+    edits: [edit(mirror, 'for (const known of this.#known.values()) known.seq = -1;', '')],
+  },
+  {
+    name: 'stale-term-sends-on',
+    mistake: 'an operator that was told of a newer term goes on under its own',
+    rules: [7, 8],
+    edits: [
+      edit(
+        'controller/reconcilers/triggers.ts',
+        'if (term !== undefined && highest > term) options.raiseTerm(highest);',
+        'if (term !== undefined && highest < 0) options.raiseTerm(highest);',
+      ),
+      edit(
+        'controller/reconcilers/node.ts',
+        "if (delivery.kind === 'refused' && delivery.reason === 'StaleTerm') this.#options.onStaleTerm();\n    else if",
+        'if',
+      ),
+    ],
+  },
+];
