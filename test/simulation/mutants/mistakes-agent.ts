@@ -230,13 +230,18 @@ const leaving: readonly Mutant[] = [
   },
   {
     name: 'commit-not-in-the-log',
-    mistake: 'the agent sends the commit without "commit sent" in its log',
+    mistake: 'the agent writes "commit sent" into its log when the hypervisor has left, not before',
     rules: [4],
     edits: [
       edit(
         tenancy,
         "ctx.row = { ...row, commitSent: true, operation: { ...operation, phase: 'Acting' } };",
-        "ctx.row = { ...row, operation: { ...operation, phase: 'Acting' } };",
+        "if (operation.phase === 'Preparing') ctx.row = { ...row, operation: { ...operation, phase: 'Acting' } };",
+      ),
+      edit(
+        tenancy,
+        "  return closed.kind === 'Met' ? left : closed;",
+        "  if (closed.kind === 'Met' && left.kind === 'Met') ctx.row = { ...ctx.row, commitSent: true };\n  return closed.kind === 'Met' ? left : closed;",
       ),
     ],
   },
