@@ -38,7 +38,7 @@ function lineOf({ name, seedsTried, caught, trouble }: MutantResult): string {
   const what =
     caught === undefined
       ? `NOT CAUGHT by ${seedsTried} seeds${trouble === undefined ? '' : ` (${trouble})`}`
-      : `rule ${caught.rule}, seed ${caught.seed} (${seedsTried} tried): ${caught.message.split('\n', 1)[0]}`;
+      : `rule ${caught.rule}${caught.seed === undefined ? '' : `, seed ${caught.seed} (${seedsTried} tried)`}: ${caught.message.split('\n', 1)[0]}`;
   return `${name}: ${what}`.slice(0, 240);
 }
 
@@ -52,7 +52,9 @@ async function main(names: readonly string[], flags: Flags): Promise<void> {
   const chosen = names.length === 0 ? mutants : names.map(mutantNamed);
   const before = recordedResults();
   const first = new Map(
-    flags.recorded ? before.flatMap(({ name, caught }) => (caught ? [[name, caught.seed] as const] : [])) : [],
+    flags.recorded
+      ? before.flatMap(({ name, caught }) => (caught?.seed === undefined ? [] : [[name, caught.seed] as const]))
+      : [],
   );
   const startedAt = performance.now();
   const results = await runMutants(chosen, {

@@ -21,6 +21,8 @@ export interface Mutant {
   readonly rules: readonly number[];
   /** More than one where the promise has more than one line of defence: a mistake in all of them must be seen. */
   readonly edits: readonly Edit[];
+  /** A test that must fail, where the simulator does not reach the code: its file, and a part of its name. */
+  readonly test?: { readonly file: string; readonly name: string };
 }
 
 /** @throws Error naming the mutant and the file where a text does not stand exactly once */

@@ -24,7 +24,12 @@ export interface MutantResult {
   readonly name: string;
   /** Seeds that were run, the one that caught it included. */
   readonly seedsTried: number;
-  readonly caught?: { readonly seed: number; readonly rule: number; readonly message: string };
+  readonly caught?: {
+    /** Absent where a test found it. */
+    readonly seed?: number;
+    readonly rule: number;
+    readonly message: string;
+  };
   /** Why there is no more to say: a child that died or hung. */
   readonly trouble?: string;
 }
@@ -38,6 +43,7 @@ export interface RunOptions {
   readonly onResult: (result: MutantResult) => void;
 }
 
+const root = fileURLToPath(new URL('../../../', import.meta.url));
 const hook = fileURLToPath(new URL('load-hook.ts', import.meta.url));
 const child = fileURLToPath(new URL('child.ts', import.meta.url));
 /** Compiled production code is the same for every child. */
@@ -88,6 +94,24 @@ async function runMutant(mutant: Mutant, seeds: readonly number[], secondsPerSee
   };
 }
 
+/** The test fails with the mutant; that it passes without is what `npm test` says. */
+async function runTest({ name, rules }: Mutant, file: string, pattern: string): Promise<MutantResult> {
+  const running = spawn(process.execPath, ['--import', hook, `--test-name-pattern=${pattern}`, join(root, file)], {
+    cwd: root,
+    env: { ...process.env, SIMULATION_MUTANT: name, NODE_COMPILE_CACHE: compileCache },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let output = '';
+  for (const stream of [running.stdout, running.stderr]) stream.on('data', (chunk) => (output += String(chunk)));
+  const code = await new Promise<number | null>((resolve) => running.on('close', resolve));
+  const failed = /^\s*✖ (.+) \([\d.]+ms\)$/m.exec(output)?.[1];
+  if (code === 0 || failed === undefined || !output.includes('AssertionError')) {
+    const trouble = code === 0 ? 'the test passes' : `no test failed, and yet: ${output.slice(-500)}`;
+    return { name, seedsTried: 0, trouble };
+  }
+  return { name, seedsTried: 0, caught: { rule: rules[0] ?? 0, message: `${file}: ${failed}` } };
+}
+
 /** In the order of `mutants`. */
 export async function runMutants(mutants: readonly Mutant[], options: RunOptions): Promise<MutantResult[]> {
   const results = new Map<string, MutantResult>();
@@ -96,11 +120,12 @@ export async function runMutants(mutants: readonly Mutant[], options: RunOptions
     for (const mutant of queue) {
       const recorded = options.first.get(mutant.name);
       const rest = options.seeds.filter((seed) => seed !== recorded);
-      const result = await runMutant(
-        mutant,
-        recorded === undefined ? rest : [recorded, ...rest],
-        options.secondsPerSeed,
-      );
+      const seeds = recorded === undefined ? rest : [recorded, ...rest];
+      const { test } = mutant;
+      const result =
+        test === undefined
+          ? await runMutant(mutant, seeds, options.secondsPerSeed)
+          : await runTest(mutant, test.file, test.name);
       results.set(mutant.name, result);
       options.onResult(result);
     }

@@ -1,6 +1,7 @@
 /** All mutants, in the order of the page that is generated from them (docs/safety.md). */
 import { agentMistakes } from './mistakes-agent.ts';
 import { allocationMistakes } from './mistakes-allocation.ts';
+import { gitopsMistakes } from './mistakes-gitops.ts';
 import { machineryMistakes } from './mistakes-machinery.ts';
 import { nodeMistakes } from './mistakes-node.ts';
 import type { Mutant } from './mutant.ts';
@@ -10,6 +11,7 @@ export const mutants: readonly Mutant[] = [
   ...nodeMistakes,
   ...allocationMistakes,
   ...machineryMistakes,
+  ...gitopsMistakes,
 ];
 
 /** @throws Error that lists the names where there is none of this name */
