@@ -21,6 +21,8 @@ export interface Mutant {
   readonly rules: readonly number[];
   /** More than one where the promise has more than one line of defence: a mistake in all of them must be seen. */
   readonly edits: readonly Edit[];
+  /** Families or kinds of faults under which it matters; absent: all. */
+  readonly faults?: readonly string[];
   /** A test that must fail, where the simulator does not reach the code: its file, and a part of its name. */
   readonly test?: { readonly file: string; readonly name: string };
 }

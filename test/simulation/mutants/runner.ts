@@ -52,7 +52,7 @@ const compileCache = join(tmpdir(), 'bitvisor-operator-mutants');
 /** Runs the seeds in one child until it is caught. */
 async function runMutant(mutant: Mutant, seeds: readonly number[], secondsPerSeed: number): Promise<MutantResult> {
   const { name, rules } = mutant;
-  const running = spawn(process.execPath, ['--import', hook, child, rules.join(), seeds.join()], {
+  const running = spawn(process.execPath, ['--import', hook, child, seeds.join()], {
     env: { ...process.env, SIMULATION_MUTANT: name, NODE_COMPILE_CACHE: compileCache },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
