@@ -8,7 +8,8 @@ const tenancy = 'agent/tenancy.ts';
 const reclaim = 'agent/reclaim.ts';
 const states = 'controller/domain/states.ts';
 
-const isolatingUntil = 'until: (facts, { domain }) => facts.record.guestStarted || isolatedIn(facts, domain),';
+const isolatingUntil = 'facts.record.guestStarted || isolatedIn(';
+const isolatingAtOnce = 'facts.record.epoch > 0 || isolatedIn(';
 
 const fencing: readonly Mutant[] = [
   {
@@ -85,7 +86,7 @@ const isolation: readonly Mutant[] = [
         'export const copyComplete =',
         'const domainRequested = (readings: Readings, domain: string, _egress: Egress): boolean => readings !== undefined && domain !== "";\n\nexport const copyComplete =',
       ),
-      edit(states, isolatingUntil, "until: (facts, { domain }) => domain !== '' && facts.record.epoch > 0,"),
+      edit(states, isolatingUntil, isolatingAtOnce),
     ],
   },
   {
@@ -103,7 +104,7 @@ const isolation: readonly Mutant[] = [
         'if (isolated(row, readings)) return met;',
         'if (row.starts === 0 || isolated(row, readings)) return met;',
       ),
-      edit(states, isolatingUntil, "until: (facts, { domain }) => domain !== '' && facts.record.epoch > 0,"),
+      edit(states, isolatingUntil, isolatingAtOnce),
     ],
   },
   {

@@ -62,7 +62,11 @@ const ends: readonly Mutant[] = [
     mistake: "a person's decision counts again in a later epoch than the one that it names",
     rules: [6],
     edits: [
-      edit(life, 'if (decision.epoch !== Math.max(status.epoch ?? 0, input.facts.record.epoch)) return undefined;', ''),
+      edit(
+        life,
+        'if (decision?.epoch !== Math.max(status.epoch ?? 0, input.facts?.record.epoch ?? 0)) return undefined;',
+        'if (decision === undefined) return undefined;',
+      ),
     ],
   },
   {
