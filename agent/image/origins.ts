@@ -1,0 +1,36 @@
+/**
+ * From what stands in an environment's `image.url` to an origin, within what the rack's administrator allows.
+ *
+ * Invariant: an address comes from a tenant and this process reaches networks that the tenant does not. What is not allowed is refused before
+ * the first byte is asked for; a redirect is judged by whom it comes from, since only an allowed server can send one.
+ */
+import type { Dispatcher } from 'undici';
+import { FileOrigin, type Origin, OriginError, pathOfFileUrl } from './origin.ts';
+import { HttpOrigin } from './origin-http.ts';
+
+export interface OriginPolicy {
+  /** Directories that file:// addresses may name files in; none when absent. */
+  readonly directories?: readonly string[];
+  /** What an http(s):// address must begin with, such as "https://images.example/"; absent: any server. */
+  readonly prefixes?: readonly string[];
+}
+
+/** @throws OriginError with fault Refused */
+export function originOf(address: string, policy: OriginPolicy, dispatcher: Dispatcher): Origin {
+  const url = URL.parse(address);
+  if (url === null)
+    throw new OriginError('Refused', 'the address of the image is no URL: write https://, http:// or file:///');
+  if (url.protocol === 'file:') {
+    const path = pathOfFileUrl(url);
+    if (path instanceof OriginError) throw path;
+    return new FileOrigin(path, policy.directories ?? []);
+  }
+  const { prefixes } = policy;
+  if (prefixes !== undefined && !prefixes.some((prefix) => url.href.startsWith(prefix))) {
+    throw new OriginError(
+      'Refused',
+      `${url.origin}${url.pathname}: this rack takes images from ${prefixes.join(', ')} only`,
+    );
+  }
+  return new HttpOrigin(url, dispatcher);
+}
