@@ -16,7 +16,7 @@ import { SimulatedRack } from './drivers/simulated/rack.ts';
 import { MemoryRackStore, openSqliteRackStore } from './drivers/simulated/store.ts';
 import { type AgentLog, MemoryLog, openSqliteLog } from './log.ts';
 import { scaledClock } from './scaled-clock.ts';
-import { type AgentServer, startAgentServer } from './server.ts';
+import { type AgentServer, type ServerTls, startAgentServer } from './server.ts';
 
 export const agentVersion = '0.1.0';
 
@@ -37,12 +37,6 @@ export interface RoomSettings extends Partial<RoomOptions> {
   readonly factor?: number;
 }
 
-export interface TlsFiles {
-  readonly caPem: string;
-  readonly certPem: string;
-  readonly keyPem: string;
-}
-
 /** Where agents say what happens; pino's logger fits. */
 export interface AgentsLog {
   info(fields: object, message: string): void;
@@ -60,7 +54,7 @@ export interface LocalAgentsOptions {
 }
 
 export interface AgentsOptions extends LocalAgentsOptions {
-  readonly tls: (rack: RackSpec) => TlsFiles | Promise<TlsFiles>;
+  readonly tls: (rack: RackSpec) => ServerTls | Promise<ServerTls>;
   /** 127.0.0.1 when absent. */
   readonly host?: string;
   /** What the operator's certificate must say; its common name is "bitvisor-operator" when absent. */
@@ -80,6 +74,8 @@ export interface RunningAgents {
   /** https://host:port by the name of the rack. */
   readonly endpoints: ReadonlyMap<string, string>;
   readonly agents: ReadonlyMap<string, LocalAgent>;
+  /** Takes renewed certificates of one agent into force. @throws as `AgentServer.renewTls` */
+  renewTls(name: string, tls: ServerTls): void;
   close(): Promise<void>;
 }
 
@@ -167,5 +163,10 @@ export async function startAgents(options: AgentsOptions): Promise<RunningAgents
     { agents: agents.size, nodes: racks.reduce((sum, { nodes }) => sum + nodes.length, 0) },
     'agents are listening',
   );
-  return { endpoints: new Map([...servers].map(([name, server]) => [name, server.endpoint])), agents, close };
+  return {
+    endpoints: new Map([...servers].map(([name, server]) => [name, server.endpoint])),
+    agents,
+    renewTls: (name, renewed) => servers.get(name)?.renewTls(renewed),
+    close,
+  };
 }

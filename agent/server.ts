@@ -2,9 +2,10 @@
  * The agent's HTTPS server: one rack on one port. GET /v1/observations, POST /v1/instructions, GET /healthz.
  *
  * Invariants:
- * 1. Only a client with a certificate of the operator's CA and the operator's name in it gets anything.
+ * 1. Only a client with a certificate of the operator's CA that has not ended, and the operator's name in it, gets anything.
  * 2. What waits for a slow reader is at most one line a node (feed.ts) and what one write holds.
- * 3. A request is bounded in size and time; streams and connections are bounded in number.
+ * 3. A request is bounded in size and time; streams and connections are bounded in number, the newest is let in.
+ * 4. A reader that said it was there and then falls silent is taken for gone.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
@@ -13,31 +14,40 @@ import type { TLSSocket } from 'node:tls';
 import type { Instruction, InstructionBatchResult, InstructionResult } from '../controller/api/protocol.generated.ts';
 import { largestBatchBytes, ProtocolViolation, type ReadBatch, readBatch } from '../controller/api/protocol.ts';
 import type { Clock } from '../controller/runtime/clock.ts';
+import { certificatesIn } from '../controller/runtime/pem.ts';
+import { boundConnections } from './connections.ts';
 import type { AgentCore } from './core.ts';
 import { ObservationFeed, type Resume } from './feed.ts';
+import { certificateEnd, type OperatorName, objectionTo } from './peer.ts';
 
 /** `alive` comes whenever nothing else was sent for so long. */
 const aliveIntervalMs = 5_000;
+/** A reader that sends its sign of life says something every 5 s; three of them missing is silence. */
+const readerSilenceMs = 3 * 5_000;
 /** An operator, its successor, and a person with curl. */
 const mostStreams = 8;
-const mostConnections = 64;
+/** For the handshake, for the headers, and for the body of a request. */
+const handshakeMs = 5_000;
+const headersMs = 10_000;
+const bodyMs = 30_000;
 const linesPerWrite = 64;
 /** Longer than the operator keeps an idle connection, so that the operator is the one to close it. */
 const keepAliveMs = 60_000;
+
+export interface ServerTls {
+  /** Certificates of the CA that signs the operator's certificate. */
+  readonly caPem: string;
+  readonly certPem: string;
+  readonly keyPem: string;
+}
 
 export interface AgentServerOptions {
   readonly core: AgentCore;
   readonly host: string;
   /** 0: any free one. */
   readonly port: number;
-  readonly tls: {
-    /** Certificates of the CA that signs the operator's certificate. */
-    readonly caPem: string;
-    readonly certPem: string;
-    readonly keyPem: string;
-  };
-  /** What the operator's certificate must say; what is absent is not asked for. */
-  readonly operator: { readonly commonName: string; readonly organization?: string };
+  readonly tls: ServerTls;
+  readonly operator: OperatorName;
   readonly clock: Clock;
   readonly onError?: (error: unknown) => void;
 }
@@ -45,21 +55,36 @@ export interface AgentServerOptions {
 export interface AgentServer {
   /** https://host:port */
   readonly endpoint: string;
+  /**
+   * Connections from now on are made under these; those that stand go on, unless the CA changed: then they end.
+   * @throws when they do not fit together; the ones before stay in force
+   */
+  renewTls(tls: ServerTls): void;
   close(): Promise<void>;
 }
 
+type EndStream = () => void;
+
+function contextOf({ caPem, certPem, keyPem }: ServerTls): object {
+  certificatesIn(caPem);
+  return { ca: caPem, cert: certPem, key: keyPem, minVersion: 'TLSv1.3' };
+}
+
 export async function startAgentServer(options: AgentServerOptions): Promise<AgentServer> {
-  const { tls, host, port } = options;
-  const streams = new Set<() => void>();
+  const { host, port, operator, clock } = options;
+  let { caPem } = options.tls;
+  const streams = new Set<EndStream>();
   const server = createServer(
     {
-      ca: tls.caPem,
-      cert: tls.certPem,
-      key: tls.keyPem,
+      ...contextOf(options.tls),
       requestCert: true,
       rejectUnauthorized: true,
-      minVersion: 'TLSv1.3',
       keepAliveTimeout: keepAliveMs,
+      handshakeTimeout: handshakeMs,
+      headersTimeout: headersMs,
+      // The request for observations does not end: its body is the reader's sign of life. Others are timed where they are read.
+      requestTimeout: 0,
+      connectionsCheckingInterval: headersMs / 4,
     },
     (request, response) => {
       route(options, streams, request, response).catch((error: unknown) => {
@@ -69,16 +94,24 @@ export async function startAgentServer(options: AgentServerOptions): Promise<Age
       });
     },
   );
-  server.maxConnections = mostConnections;
+  boundConnections(server, (socket) => objectionTo(socket, operator, clock.now()) === undefined);
   await listen(server, host, port);
   const { port: actualPort } = server.address() as AddressInfo;
+  const endAll = (): void => {
+    for (const end of streams) end();
+    server.closeAllConnections();
+  };
   return {
     endpoint: `https://${host.includes(':') ? `[${host}]` : host}:${actualPort}`,
+    renewTls(tls) {
+      server.setSecureContext(contextOf(tls));
+      if (tls.caPem !== caPem) endAll();
+      ({ caPem } = tls);
+    },
     close: () =>
       new Promise((resolve) => {
-        for (const end of streams) end();
         server.close(() => resolve());
-        server.closeAllConnections();
+        endAll();
       }),
   };
 }
@@ -95,12 +128,14 @@ function listen(server: Server, host: string, port: number): Promise<void> {
 
 async function route(
   options: AgentServerOptions,
-  streams: Set<() => void>,
+  streams: Set<EndStream>,
   request: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
-  if (!isOperator(request.socket as TLSSocket, options.operator)) {
-    answer(response, 403, `this certificate is not that of ${options.operator.commonName}\n`);
+  const objection = objectionTo(request.socket as TLSSocket, options.operator, options.clock.now());
+  if (objection !== undefined) {
+    response.setHeader('connection', 'close');
+    answer(response, 403, `${objection}\n`);
     return;
   }
   const url = new URL(request.url ?? '/', 'https://agent.invalid');
@@ -108,22 +143,19 @@ async function route(
     case 'GET /healthz':
       answer(response, 200, 'ok\n');
       break;
-    case 'GET /v1/observations':
-      if (streams.size >= mostStreams) answer(response, 429, `${mostStreams} streams are open\n`);
-      else streamObservations(options, streams, response, resumeOf(url.searchParams));
+    case 'GET /v1/observations': {
+      const [oldest] = streams;
+      // A reader whose end was never seen must not keep its successor out.
+      if (streams.size >= mostStreams) oldest?.();
+      streamObservations(options, streams, request, response, resumeOf(url.searchParams));
       break;
+    }
     case 'POST /v1/instructions':
-      await takeInstructions(options.core, request, response, options.onError);
+      await takeInstructions(options, request, response);
       break;
     default:
       answer(response, 404, 'GET /v1/observations, POST /v1/instructions or GET /healthz\n');
   }
-}
-
-function isOperator(socket: TLSSocket, { commonName, organization }: AgentServerOptions['operator']): boolean {
-  if (!socket.authorized) return false;
-  const { subject } = socket.getPeerCertificate();
-  return subject?.CN === commonName && (organization === undefined || subject.O === organization);
 }
 
 function answer(response: ServerResponse, status: number, text: string, type = 'text/plain; charset=utf-8'): void {
@@ -140,13 +172,16 @@ function resumeOf(query: URLSearchParams): Resume | undefined {
 
 function streamObservations(
   { core, clock }: AgentServerOptions,
-  streams: Set<() => void>,
+  streams: Set<EndStream>,
+  request: IncomingMessage,
   response: ServerResponse,
   resume: Resume | undefined,
 ): void {
   const feed = new ObservationFeed(core, resume);
+  const validUntil = certificateEnd(request.socket as TLSSocket);
   let writable = true;
   let saidAtMs = clock.monotonic();
+  let heardAtMs: number | undefined;
   let cancelTimer: (() => void) | undefined;
   const write = (text: string): void => {
     saidAtMs = clock.monotonic();
@@ -169,7 +204,13 @@ function streamObservations(
       pump();
     });
   };
+  const isOver = (): boolean =>
+    clock.now() >= validUntil || (heardAtMs !== undefined && clock.monotonic() - heardAtMs >= readerSilenceMs);
   const keepAlive = (): void => {
+    if (isOver()) {
+      end();
+      return;
+    }
     const left = saidAtMs + aliveIntervalMs - clock.monotonic();
     if (left <= 0 && writable) write(`${JSON.stringify(feed.alive())}\n`);
     cancelTimer = clock.setTimer(left <= 0 ? aliveIntervalMs : left, keepAlive);
@@ -181,6 +222,10 @@ function streamObservations(
     response.destroy();
   };
   streams.add(end);
+  request.on('data', () => {
+    heardAtMs = clock.monotonic();
+  });
+  request.on('error', end);
   response.on('close', end);
   response.on('error', end);
   response.on('drain', () => {
@@ -194,20 +239,21 @@ function streamObservations(
 }
 
 async function takeInstructions(
-  core: AgentCore,
+  { core, clock, onError }: AgentServerOptions,
   request: IncomingMessage,
   response: ServerResponse,
-  onError: AgentServerOptions['onError'],
 ): Promise<void> {
-  const body = await readBody(request);
-  if (body === undefined) {
+  const cancelTimer = clock.setTimer(bodyMs, () => request.destroy());
+  const body = await readBody(request).finally(cancelTimer);
+  if (body === 'Gone') return;
+  if (body === 'TooLarge') {
     response.setHeader('connection', 'close');
     answer(response, 413, `a batch has at most ${largestBatchBytes} bytes\n`);
     return;
   }
   let batch: ReadBatch;
   try {
-    batch = readBatch(body);
+    batch = readBatch(body.text);
   } catch (error) {
     if (!(error instanceof ProtocolViolation)) throw error;
     answer(response, 400, `${error.message}\n`);
@@ -234,14 +280,19 @@ function instruct(core: AgentCore, { term, entries }: ReadBatch): InstructionBat
   return { ...given, results };
 }
 
-async function readBody(request: IncomingMessage): Promise<string | undefined> {
-  if (Number(request.headers['content-length'] ?? 0) > largestBatchBytes) return undefined;
+/** The text; `TooLarge`; or `Gone` when the peer ended before it did. */
+async function readBody(request: IncomingMessage): Promise<{ text: string } | 'TooLarge' | 'Gone'> {
+  if (Number(request.headers['content-length'] ?? 0) > largestBatchBytes) return 'TooLarge';
   const parts: Buffer[] = [];
   let bytes = 0;
-  for await (const part of request as AsyncIterable<Buffer>) {
-    bytes += part.length;
-    if (bytes > largestBatchBytes) return undefined;
-    parts.push(part);
+  try {
+    for await (const part of request as AsyncIterable<Buffer>) {
+      bytes += part.length;
+      if (bytes > largestBatchBytes) return 'TooLarge';
+      parts.push(part);
+    }
+  } catch {
+    return 'Gone';
   }
-  return Buffer.concat(parts).toString('utf8');
+  return { text: Buffer.concat(parts).toString('utf8') };
 }

@@ -5,13 +5,16 @@
  * 1. An agent is believed only under a certificate of its own CA that carries the server name given, and under its own name.
  * 2. A link has one connection for observations and at most one for instructions; TLS contexts are shared by links of one CA.
  * 3. Instructions of one link go out one request after another, in the order of the calls.
+ * 4. Renewed certificates count for every connection that is opened after, without a break of those that stand. When the CA changed,
+ *    the streams that it vouched for are opened again at once.
  */
 import type { ClientRequest } from 'node:http';
-import { Agent, request } from 'node:https';
+import { Agent, type AgentOptions, request } from 'node:https';
 import { createSecureContext, type SecureContext, TLSSocket } from 'node:tls';
 import type { Instruction, InstructionBatch, InstructionResult } from '../api/protocol.generated.ts';
 import { largestAnswerBytes, largestBatchBytes, ProtocolViolation, parseBatchResult } from '../api/protocol.ts';
 import type { Clock } from '../runtime/clock.ts';
+import { certificateEndOf, certificatesIn } from '../runtime/pem.ts';
 import type { Random } from '../runtime/random.ts';
 import { defaultFloodBound, type FloodBound } from './lines.ts';
 import { Mirror } from './mirror.ts';
@@ -31,10 +34,16 @@ const answerTimeoutMs = 30_000;
 /** A connection for instructions that is not used for so long is closed; agents keep theirs longer. */
 const idleTimeoutMs = 20_000;
 
-export interface AgentPoolOptions {
+/** Who the operator is to agents, and whom it believes. */
+export interface AgentsTls {
+  /** Certificates of the CA that signs agents, where an address names none. */
+  readonly caPem?: string;
   /** The operator's own certificate and key. */
   readonly certPem: string;
   readonly keyPem: string;
+}
+
+export interface AgentPoolOptions extends AgentsTls {
   readonly clock: Clock;
   readonly random: Random;
   readonly flood?: FloodBound;
@@ -42,22 +51,68 @@ export interface AgentPoolOptions {
 
 export class AgentPool implements AgentConnector {
   readonly #options: AgentPoolOptions;
-  readonly #contexts = new Map<string, SecureContext>();
+  readonly #links = new Set<NetworkLink>();
+  #tls: AgentsTls;
+  #endsAt: number;
+  #contexts = new Map<string, SecureContext>();
 
+  /** @throws when certificate, key and CA do not fit together */
   constructor(options: AgentPoolOptions) {
     this.#options = options;
+    this.#tls = options;
+    this.#endsAt = certificateEndOf(options.certPem);
+    this.#contextOf(undefined);
   }
 
   connect(address: AgentAddress): AgentLink {
-    return new NetworkLink(address, this.#contextOf(address.caPem), this.#options);
+    const onClosed = (): void => void this.#links.delete(link);
+    const context = (): SecureContext => {
+      this.#refuseExpired(address.name);
+      try {
+        return this.#contextOf(address.caPem);
+      } catch (error) {
+        const why = error instanceof Error ? error.message : String(error);
+        throw new AgentError('Untrusted', address.name, `the CA that it is to be trusted by: ${why}`, { cause: error });
+      }
+    };
+    const link = new NetworkLink(address, context, onClosed, this.#options);
+    this.#links.add(link);
+    return link;
   }
 
-  #contextOf(caPem: string): SecureContext {
-    const { certPem, keyPem } = this.#options;
-    const known = this.#contexts.get(caPem);
+  /** @throws when they do not fit together; those before stay in force */
+  renew(tls: AgentsTls): void {
+    const [before, contexts] = [this.#tls, this.#contexts];
+    this.#tls = tls;
+    this.#contexts = new Map();
+    try {
+      this.#contextOf(undefined);
+    } catch (error) {
+      this.#tls = before;
+      this.#contexts = contexts;
+      throw error;
+    }
+    this.#endsAt = certificateEndOf(tls.certPem);
+    if (tls.caPem !== before.caPem) for (const link of this.#links) link.distrust();
+  }
+
+  /** The agent would only hang up on it. */
+  #refuseExpired(agent: string): void {
+    if (this.#options.clock.now() < this.#endsAt) return;
+    const when = new Date(this.#endsAt).toISOString();
+    throw new AgentError('Untrusted', agent, `the operator's own certificate has expired, at ${when}; renew it`);
+  }
+
+  #contextOf(ca: string | undefined): SecureContext {
+    const { certPem, keyPem, caPem = '' } = this.#tls;
+    const trusted = ca ?? caPem;
+    const known = this.#contexts.get(trusted);
     if (known !== undefined) return known;
-    const made = createSecureContext({ ca: caPem, cert: certPem, key: keyPem, minVersion: 'TLSv1.3' });
-    this.#contexts.set(caPem, made);
+    if (trusted !== '') certificatesIn(trusted);
+    // Without a CA nobody is believed: undefined would mean every public one.
+    const authority = trusted === '' ? [] : trusted;
+    const made = createSecureContext({ ca: authority, cert: certPem, key: keyPem, minVersion: 'TLSv1.3' });
+    this.#contexts.set(trusted, made);
     return made;
   }
 }
@@ -66,33 +121,57 @@ class NetworkLink implements AgentLink {
   readonly name: string;
   readonly #mirror: Mirror;
   readonly #stream: ObservationStream;
-  readonly #streamAgent: Agent;
-  readonly #instructionAgent: Agent;
+  readonly #contextOf: () => SecureContext;
+  readonly #usesDefaultCa: boolean;
+  readonly #serverName: string;
+  readonly #onClosed: () => void;
+  #instructions: { readonly context: SecureContext; readonly agent: Agent } | undefined;
   readonly #clock: Clock;
   readonly #endpoint: string;
   readonly #open = new Set<ClientRequest>();
   #queue: Promise<unknown> = Promise.resolve();
   #closed = false;
 
-  constructor(address: AgentAddress, secureContext: SecureContext, options: AgentPoolOptions) {
+  constructor(address: AgentAddress, contextOf: () => SecureContext, onClosed: () => void, options: AgentPoolOptions) {
     const { name, acceptedNodes, serverName } = address;
     const { clock, random } = options;
     this.name = name;
     this.#clock = clock;
     this.#endpoint = address.endpoint.replace(/\/+$/, '');
-    const tls = { secureContext, servername: serverName, rejectUnauthorized: true, maxCachedSessions: 0 };
-    this.#streamAgent = new Agent({ ...tls, keepAlive: false });
-    this.#instructionAgent = new Agent({ ...tls, keepAlive: true, maxSockets: 1, timeout: idleTimeoutMs });
+    this.#contextOf = contextOf;
+    this.#usesDefaultCa = address.caPem === undefined;
+    this.#serverName = serverName;
+    this.#onClosed = onClosed;
     this.#mirror = new Mirror(name, acceptedNodes, clock);
     this.#stream = new ObservationStream({
       name,
       endpoint: this.#endpoint,
-      httpAgent: this.#streamAgent,
+      httpAgent: () => this.#httpAgent(contextOf(), { keepAlive: false }),
       mirror: this.#mirror,
       clock,
       random,
       flood: options.flood ?? defaultFloodBound,
     });
+  }
+
+  #httpAgent(secureContext: SecureContext, options: AgentOptions): Agent {
+    const servername = this.#serverName;
+    return new Agent({ secureContext, servername, rejectUnauthorized: true, maxCachedSessions: 0, ...options });
+  }
+
+  /** One connection for instructions, under the certificates in force. Requests come one after another, so none is on the old one. */
+  #instructionAgent(): Agent {
+    const context = this.#contextOf();
+    if (this.#instructions?.context === context) return this.#instructions.agent;
+    this.#instructions?.agent.destroy();
+    const agent = this.#httpAgent(context, { keepAlive: true, maxSockets: 1, timeout: idleTimeoutMs });
+    this.#instructions = { context, agent };
+    return agent;
+  }
+
+  /** The CA that vouched for what is open is no longer the one that counts. */
+  distrust(): void {
+    if (this.#usesDefaultCa) this.#stream.reopen();
   }
 
   get nodes(): AgentLink['nodes'] {
@@ -121,8 +200,9 @@ class NetworkLink implements AgentLink {
     return results;
   }
 
-  #send(batch: InstructionBatch): Promise<InstructionResult[]> {
-    if (this.#closed) return Promise.reject(new AgentError('Unavailable', this.name, 'the link is closed'));
+  async #send(batch: InstructionBatch): Promise<InstructionResult[]> {
+    if (this.#closed) throw new AgentError('Unavailable', this.name, 'the link is closed');
+    const agent = this.#instructionAgent();
     const body = Buffer.from(JSON.stringify(batch));
     return new Promise((resolve, reject) => {
       let sent = false;
@@ -135,7 +215,7 @@ class NetworkLink implements AgentLink {
         fail(new AgentError(sent ? 'Unknown' : reasonOf(error), this.name, message, { cause: error }));
       const posted = request(`${this.#endpoint}/v1/instructions`, {
         method: 'POST',
-        agent: this.#instructionAgent,
+        agent,
         headers: { 'content-type': 'application/json', 'content-length': body.length },
       });
       this.#open.add(posted);
@@ -194,9 +274,9 @@ class NetworkLink implements AgentLink {
     this.#closed = true;
     this.#stream.close();
     for (const posted of this.#open) posted.destroy();
-    this.#streamAgent.destroy();
-    this.#instructionAgent.destroy();
+    this.#instructions?.agent.destroy();
     this.#mirror.close();
+    this.#onClosed();
   }
 }
 

@@ -91,8 +91,8 @@ export interface AgentAddress {
   readonly name: string;
   /** https://host:port, without a path. */
   readonly endpoint: string;
-  /** Certificates of the CA that signed the agent's certificate. */
-  readonly caPem: string;
+  /** Certificates of the CA that signed the agent's certificate; absent: of the CA that the connector was given. */
+  readonly caPem?: string;
   /** The DNS name that the agent's certificate must carry. */
   readonly serverName: string;
   readonly acceptedNodes: ReadonlySet<string>;

@@ -4,11 +4,14 @@
  * Invariants:
  * 1. At most one request is open; whatever ends it, exactly one retry is set, with capped and jittered backoff.
  * 2. Rubbish, a flood, a contradiction or a wrong identity cuts the agent off with a reason that is shown; the observations stay.
- * 3. Backoff starts over only after a stream stayed synced for a while, so that an agent that is cut off again and again is
+ * 3. Both ends notice that the other vanished: the agent says `alive`, this end says so in the body of its request.
+ * 4. A stream ends with the certificate of the agent that it was opened under.
+ * 5. Backoff starts over only after a stream stayed synced for a while, so that an agent that is cut off again and again is
  *    dialled ever less often.
  */
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import { type Agent, request } from 'node:https';
+import type { TLSSocket } from 'node:tls';
 import { ProtocolViolation, parseLine } from '../api/protocol.ts';
 import { backoffDelayMs, connectionBackoff } from '../runtime/backoff.ts';
 import type { Clock } from '../runtime/clock.ts';
@@ -19,13 +22,16 @@ import { AgentError, type AgentErrorReason } from './port.ts';
 
 /** An agent says something at least every 5 s; three of them missing is silence. */
 const silenceMs = 3 * 5_000;
+/** An agent takes a reader for gone that says nothing for three of these. */
+const readerAliveMs = 5_000;
 /** After so long in sync, the failures before are forgotten. */
 const soundAfterMs = 30_000;
 
 export interface StreamOptions {
   readonly name: string;
   readonly endpoint: string;
-  readonly httpAgent: Agent;
+  /** Asked for each stream: certificates are renewed meanwhile. @throws AgentError when there are none to use */
+  readonly httpAgent: () => Agent;
   readonly mirror: Mirror;
   readonly clock: Clock;
   readonly random: Random;
@@ -37,6 +43,7 @@ export class ObservationStream {
   #request: ClientRequest | undefined;
   #cancelRetry: (() => void) | undefined;
   #cancelSilence: (() => void) | undefined;
+  #cancelAlive: (() => void) | undefined;
   #heardAtMs = 0;
   #syncedAtMs: number | undefined;
   #failures = 0;
@@ -65,11 +72,20 @@ export class ObservationStream {
     this.#syncedAtMs = undefined;
     this.#heardAtMs = clock.monotonic();
     this.#watchSilence();
+    let connections: Agent;
+    try {
+      connections = httpAgent();
+    } catch (error) {
+      if (!(error instanceof AgentError)) throw error;
+      this.#fail(error.reason, error.message);
+      return;
+    }
     const opened = request(`${endpoint}/v1/observations${query}`, {
-      agent: httpAgent,
-      headers: { accept: 'application/x-ndjson' },
+      agent: connections,
+      headers: { accept: 'application/x-ndjson', 'transfer-encoding': 'chunked' },
     });
     this.#request = opened;
+    this.#sayAlive(opened);
     const fail = (reason: AgentErrorReason, message: string): void => {
       if (this.#request === opened) this.#fail(reason, message);
     };
@@ -83,7 +99,12 @@ export class ObservationStream {
       }
       this.#read(response, new LineCutter(flood, clock), fail, () => this.#request === opened);
     });
-    opened.end();
+  }
+
+  /** The body of the request: an empty line now and then, and no end. */
+  #sayAlive(opened: ClientRequest): void {
+    if (!opened.writableNeedDrain) opened.write('\n');
+    this.#cancelAlive = this.#options.clock.setTimer(readerAliveMs, () => this.#sayAlive(opened));
   }
 
   #read(
@@ -93,10 +114,16 @@ export class ObservationStream {
     isCurrent: () => boolean,
   ): void {
     const { mirror, clock } = this.#options;
+    const validUntil = Date.parse((response.socket as TLSSocket).getPeerCertificate().valid_to);
     response.on('error', (error) => fail('Unavailable', error.message));
     response.on('close', () => fail('Unavailable', 'the stream ended'));
     response.on('data', (chunk: Buffer) => {
       this.#heardAtMs = clock.monotonic();
+      // The handshake looked at this once; the agent speaks every few seconds, so that it is looked at as often here.
+      if (clock.now() >= validUntil) {
+        fail('Untrusted', `its certificate has expired, at ${new Date(validUntil).toISOString()}`);
+        return;
+      }
       try {
         for (const line of cutter.push(chunk)) {
           if (!isCurrent()) return;
@@ -136,6 +163,7 @@ export class ObservationStream {
   #stop(): void {
     this.#cancelRetry?.();
     this.#cancelSilence?.();
+    this.#cancelAlive?.();
     const request = this.#request;
     this.#request = undefined;
     request?.destroy();

@@ -10,11 +10,13 @@ import { dirname, resolve } from 'node:path';
 import { Ajv, type ErrorObject } from 'ajv';
 import { parse } from 'yaml';
 import { type AgentsOptions, type RackSpec, startAgents } from '../../agent/main.ts';
+import type { ServerTls } from '../../agent/server.ts';
 import { HostlistError, parseHostlist } from '../api/hostlist.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Random } from '../runtime/random.ts';
 import { CliError } from './arguments.ts';
+import { followFiles } from './tls-files.ts';
 
 /** The file, in YAML or JSON. Paths are relative to it; `{name}` in them stands for the agent's name. */
 export interface AgentsConfig {
@@ -134,7 +136,10 @@ export async function runAgents(path: string, context: AgentContext): Promise<vo
       throw new CliError(`--config: ${path}: tls: ${error instanceof Error ? error.message : error}`);
     }
   };
-  const caPem = pem(config.tls.ca);
+  const filesOf = ({ name }: { readonly name: string }): ServerTls => {
+    const { ca, certificate, key } = config.tls;
+    return { caPem: pem(ca), certPem: pem(certificate, name), keyPem: pem(key, name) };
+  };
   const { timeFactor = 1, ...room } = config.room ?? {};
   const options: AgentsOptions = {
     racks: config.racks.map((rack) => rackSpec(rack, path)),
@@ -142,7 +147,7 @@ export async function runAgents(path: string, context: AgentContext): Promise<vo
     ...(config.host === undefined ? {} : { host: config.host }),
     ...(config.operator === undefined ? {} : { operator: { commonName: config.operator } }),
     room: { ...room, factor: timeFactor },
-    tls: ({ name }) => ({ caPem, certPem: pem(config.tls.certificate, name), keyPem: pem(config.tls.key, name) }),
+    tls: filesOf,
     clock,
     random,
     log: {
@@ -155,6 +160,12 @@ export async function runAgents(path: string, context: AgentContext): Promise<vo
     throw new CliError(error instanceof Error ? error.message : String(error));
   });
   onListening(running.endpoints);
+  for (const rack of config.racks) {
+    const { name } = rack;
+    const apply = (files: ServerTls): void => running.renewTls(name, files);
+    const follow = { clock, log: log.child({ agent: name }), signal, current: filesOf(rack), apply };
+    void followFiles({ ...follow, read: () => filesOf(rack) });
+  }
   if (!signal.aborted)
     await new Promise<void>((wake) => signal.addEventListener('abort', () => wake(), { once: true }));
   await running.close();

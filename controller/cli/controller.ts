@@ -6,7 +6,7 @@
 import { readFileSync } from 'node:fs';
 import type { Server } from 'node:http';
 import { join } from 'node:path';
-import { AgentPool } from '../agents/pool.ts';
+import { AgentPool, type AgentsTls } from '../agents/pool.ts';
 import { GitAddressError } from '../gitops/git-address.ts';
 import { gitSource } from '../gitops/git-source.ts';
 import { type Source, SourceError } from '../gitops/source.ts';
@@ -22,6 +22,7 @@ import { CliError } from './arguments.ts';
 import { startGitOps } from './gitops.ts';
 import { aborted, type Leader, operatorName, startLeader } from './leadership.ts';
 import { serveAnswers } from './probes.ts';
+import { followFiles } from './tls-files.ts';
 
 /** As the flags give them. Durations in seconds. */
 export interface ControllerFlags {
@@ -62,7 +63,7 @@ export interface ControllerContext {
   readonly cacheDirectory: string;
 }
 
-function readTls(directory: string): { caPem: string; certPem: string; keyPem: string } {
+function readTls(directory: string): AgentsTls {
   const read = (file: string): string => {
     try {
       return readFileSync(join(directory, file), 'utf8');
@@ -74,6 +75,14 @@ function readTls(directory: string): { caPem: string; certPem: string; keyPem: s
     }
   };
   return { caPem: read('ca.crt'), certPem: read('tls.crt'), keyPem: read('tls.key') };
+}
+
+function poolOf(tls: AgentsTls, clock: Clock, random: Random): AgentPool {
+  try {
+    return new AgentPool({ ...tls, clock, random });
+  } catch (error) {
+    throw new CliError(`--agents-tls: ${error instanceof Error ? error.message : error}`);
+  }
 }
 
 function settingsOf(flags: ControllerFlags): OperatorOptions['settings'] {
@@ -161,6 +170,7 @@ export async function runController(flags: ControllerFlags, context: ControllerC
   const client = await openClient(flags, context, metrics);
   const { namespace } = flags;
   const lost = new AbortController();
+  const connector = poolOf(tls, clock, random);
   const intervalMs = flags.gitInterval * 1000;
   let leader: Leader | undefined;
   const servers = await serveProbes(
@@ -170,12 +180,11 @@ export async function runController(flags: ControllerFlags, context: ControllerC
   );
   leader = startLeader({
     client,
-    connector: new AgentPool({ certPem: tls.certPem, keyPem: tls.keyPem, clock, random }),
+    connector,
     clock,
     random,
     log,
     metrics,
-    defaultAgentCaPem: tls.caPem,
     settings: settingsOf(flags),
     namespace,
     ...(flags.identity === undefined ? {} : { identity: flags.identity }),
@@ -187,7 +196,10 @@ export async function runController(flags: ControllerFlags, context: ControllerC
       lost.abort();
     },
   });
-  await Promise.race([aborted(signal), aborted(lost.signal)]);
+  const read = (): AgentsTls => readTls(flags.agentsTls);
+  const over = AbortSignal.any([signal, lost.signal]);
+  void followFiles({ clock, log, signal: over, current: tls, read, apply: (files) => connector.renew(files) });
+  await aborted(over);
   // Whoever leads now must not meet this process's last writes: nothing is awaited.
   if (lost.signal.aborted) return 1;
   await leader.stop();

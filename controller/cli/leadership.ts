@@ -27,7 +27,6 @@ export interface LeaderOptions {
   readonly random: Random;
   readonly log: Logger;
   readonly metrics?: Metrics;
-  readonly defaultAgentCaPem: string;
   readonly settings: OperatorOptions['settings'];
   readonly namespace: string;
   /** Default: the host's name. */
@@ -108,11 +107,11 @@ class Leading implements Leader {
   }
 
   async #serve(signal: AbortSignal): Promise<void> {
-    const { client, connector, clock, random, log, metrics, defaultAgentCaPem, settings, companion } = this.#options;
+    const { client, connector, clock, random, log, metrics, settings, companion } = this.#options;
     // Before the operator: what is in the repository should not wait for agents that are not there.
     const beside = companion?.();
     try {
-      const shared = { client, connector, events: this.#events, clock, random, log, defaultAgentCaPem, settings };
+      const shared = { client, connector, events: this.#events, clock, random, log, settings };
       const term = (): number | undefined => this.#election.term;
       const raiseTerm = (above: number): void => {
         this.#election

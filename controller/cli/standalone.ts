@@ -179,11 +179,10 @@ async function open(flags: StandaloneFlags, context: StandaloneContext, cleanup:
   const pause = { isOn: false };
   const leader = startLeader({
     client,
-    connector: new AgentPool({ ...room.operator, clock, random }),
+    connector: new AgentPool({ ...room.operator, caPem: room.caPem, clock, random }),
     clock,
     random,
     log,
-    defaultAgentCaPem: room.caPem,
     settings: {
       deletions: defaultGuardSettings,
       blast: defaultBlastSettings,

@@ -25,8 +25,6 @@ export interface AgentReconcilerOptions {
   readonly fleet: Fleet;
   readonly connector: AgentConnector;
   readonly clock: Clock;
-  /** PEM of the CA that signs agents where a BitVisorAgent names none. */
-  readonly defaultCaPem: string;
   readonly onNodeChange: (nodeName: string) => void;
   readonly onLinkChange: (agentName: string) => void;
   /** Asks for another agent to be looked at. */
@@ -113,12 +111,12 @@ export class AgentReconciler {
   }
 
   #connect(agent: BitVisorAgent, own: ReadonlySet<string>): AgentLink {
-    const { fleet, connector, defaultCaPem, onLinkChange, onNodeChange } = this.#options;
+    const { fleet, connector, onLinkChange, onNodeChange } = this.#options;
     const { name } = agent.metadata;
     const { endpoint, trust } = agent.spec;
-    const caPem = trust.caBundle ?? defaultCaPem;
+    const { caBundle } = trust;
     const serverName = trust.serverName ?? name;
-    const address = JSON.stringify([endpoint, caPem, serverName]);
+    const address = JSON.stringify([endpoint, caBundle, serverName]);
     const accepted = [...own].sort().join();
     const known = this.#connections.get(name);
     if (known?.address === address) {
@@ -129,7 +127,8 @@ export class AgentReconciler {
       return known.link;
     }
     this.#disconnect(name);
-    const dialled: AgentAddress = { name, endpoint, caPem, serverName, acceptedNodes: own };
+    const trusted = caBundle === undefined ? {} : { caPem: caBundle };
+    const dialled: AgentAddress = { name, endpoint, ...trusted, serverName, acceptedNodes: own };
     const link = connector.connect(dialled);
     link.onChange((nodeName) => {
       if (nodeName === null) {

@@ -41,7 +41,6 @@ export interface OperatorOptions {
   readonly random: Random;
   readonly log: Logger;
   readonly metrics?: Metrics;
-  readonly defaultAgentCaPem: string;
   /** The term of this leadership; undefined once it is over. */
   readonly term: () => number | undefined;
   /** Somebody knows a term of `above` or higher: take one above it. */
@@ -149,14 +148,12 @@ function assemble(options: OperatorOptions, caches: Caches): Parts {
   const onCommitted = (committed: NodeAllocation): Promise<void> => machineFiles.write(committed);
   const allocation = new AllocationReconciler({ client, fleet, placer, guards, events, clock, onCommitted });
   const { onObservation: onNodeChange, onLink: onLinkChange } = triggers;
-  const defaultCaPem = options.defaultAgentCaPem;
   const onAgentChange = (name: string): void => queues.agents.add(name);
   const agent = new AgentReconciler({
     client,
     fleet,
     connector,
     clock,
-    defaultCaPem,
     onNodeChange,
     onLinkChange,
     onAgentChange,

@@ -14,7 +14,7 @@ async function networkBench(): Promise<ContractBench> {
       await network.server?.close();
     },
     async replace(core) {
-      await network.serve(core, port);
+      await network.serve(core, { port });
     },
     until: (room, condition) => untilReal(condition, room),
     during: async (_room, call) => call,

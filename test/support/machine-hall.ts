@@ -132,7 +132,6 @@ export class MachineHall {
         clock,
         random,
         log: silentLogger,
-        defaultAgentCaPem: '',
         term: () => (this.term === term || this.#stale.has(term) ? term : undefined),
         raiseTerm: () => {},
         settings: { deletions: defaultGuardSettings, blast: defaultBlastSettings, drainSeconds: 30 },

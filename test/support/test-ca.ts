@@ -15,8 +15,8 @@ export interface TestIdentity {
 
 export interface TestCa {
   readonly caPem: string;
-  /** A certificate with this common name, good as server for `dnsNames` and as client. */
-  issue(commonName: string, dnsNames?: readonly string[]): Promise<TestIdentity>;
+  /** A certificate with this common name, good as server for `dnsNames` and as client; for an hour, or for so many milliseconds. */
+  issue(commonName: string, dnsNames?: readonly string[], validMs?: number): Promise<TestIdentity>;
 }
 
 async function newKeys(): Promise<{ keys: webcrypto.CryptoKeyPair; keyPem: string }> {
@@ -47,13 +47,13 @@ export async function makeTestCa(commonName = 'test CA'): Promise<TestCa> {
   });
   return {
     caPem: ca.toString('pem'),
-    async issue(subject, dnsNames = []) {
+    async issue(subject, dnsNames = [], validMs = hour) {
       const leaf = await newKeys();
       const certificate = await x509.X509CertificateGenerator.create({
         subject: `CN=${subject}`,
         issuer: ca.subject,
         notBefore,
-        notAfter,
+        notAfter: new Date(Date.now() + validMs),
         signingAlgorithm: algorithm,
         publicKey: leaf.keys.publicKey,
         signingKey: keys.privateKey,
