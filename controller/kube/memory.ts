@@ -23,7 +23,7 @@ import {
   updated,
   withVersion,
 } from './memory-objects.ts';
-import { type KindHistory, watchHistory } from './memory-watch.ts';
+import { type HistoryEvent, type KindHistory, watchHistory } from './memory-watch.ts';
 import {
   type GroupVersionKind,
   type KubeClient,
@@ -47,17 +47,33 @@ export interface MemoryKubeOptions {
   readonly statusSubresource?: (gvk: GroupVersionKind) => boolean;
   /** Called before an object is stored; throws KubeError('Invalid') or another to refuse it. */
   readonly validate?: (gvk: GroupVersionKind, object: KubeObject, old?: KubeObject) => void;
+  /** Called after every write, in the order of versions; must not write itself. */
+  readonly onWrite?: (
+    gvk: GroupVersionKind,
+    type: HistoryEvent['type'],
+    object: KubeObject,
+    old: KubeObject | undefined,
+  ) => void;
   /** Events kept per kind for watches; an older watch gets 410. Default 10,000. */
   readonly historyLimit?: number;
   /** Time between bookmarks of an idle watch. Default 60 s, about what kube-apiserver does. */
   readonly bookmarkMs?: number;
 }
 
+/** Everything that is stored, as a backup of etcd holds it. */
+export type MemorySnapshot = ReadonlyMap<string, ReadonlyMap<string, AnyObject>>;
+
 export interface MemoryKube extends KubeClient {
   /** A further client of the same store, with a `close` of its own. */
   connect(): KubeClient;
   /** Forgets every event and every list under way, as etcd's compaction does: older watches and pages get 410. */
   compact(): void;
+  snapshot(): MemorySnapshot;
+  /**
+   * Puts the stored objects back to a snapshot, as a restore of etcd with a bumped revision does: versions go on growing, every
+   * watch and list under way gets 410.
+   */
+  restore(snapshot: MemorySnapshot): void;
   /** Every stored object of a kind, ordered by namespace and name. */
   objects<T extends KubeObject>(gvk: GroupVersionKind): T[];
   /** The newest resourceVersion given out. */
@@ -134,6 +150,7 @@ class Store {
     // Twice the limit before trimming, so that trimming costs O(1) per event.
     if (state.events.length > 2 * limit) this.#forget(state, state.events.length - limit);
     for (const wake of [...state.wakers]) wake();
+    this.options.onWrite?.(state.gvk, type, stored, old);
     return stored;
   }
 
@@ -149,6 +166,22 @@ class Store {
       state.forgottenVersion = this.version;
     }
     this.#openLists.clear();
+  }
+
+  snapshot(): MemorySnapshot {
+    return new Map([...this.#kinds].map(([id, { objects }]) => [id, new Map(objects)]));
+  }
+
+  restore(snapshot: MemorySnapshot): void {
+    this.version += 1;
+    this.compact();
+    for (const [id, state] of this.#kinds) {
+      state.objects.clear();
+      for (const [key, object] of snapshot.get(id) ?? []) state.objects.set(key, object);
+      // Also a watch that had seen every event has not seen this.
+      state.firstIndex += 1;
+      for (const wake of [...state.wakers]) wake();
+    }
   }
 
   sorted(state: KindState): AnyObject[] {
@@ -312,6 +345,8 @@ export function createMemoryKube(options: MemoryKubeOptions): MemoryKube {
     ...connect(store),
     connect: () => connect(store),
     compact: () => store.compact(),
+    snapshot: () => store.snapshot(),
+    restore: (snapshot) => store.restore(snapshot),
     objects: <T extends KubeObject>(gvk: GroupVersionKind) => store.sorted(store.kind(gvk)) as KubeObject[] as T[],
     get resourceVersion() {
       return String(store.version);

@@ -1,0 +1,236 @@
+/**
+ * The place of one rack's agent: its machines, its log, and the agent process, which may die at any write or act and come back.
+ *
+ * Invariants:
+ * 1. The machines and what was flushed of the log survive the process.
+ * 2. A process that died does nothing any more, in the middle of whatever it did.
+ */
+import { AgentCore } from '../../agent/core.ts';
+import type { Drivers } from '../../agent/drivers/port.ts';
+import { simulatedDrivers } from '../../agent/drivers/simulated/drivers.ts';
+import { SimulatedRack } from '../../agent/drivers/simulated/rack.ts';
+import type { ObservationFeed, Resume } from '../../agent/feed.ts';
+import { type AgentLog, MemoryLog } from '../../agent/log.ts';
+import { type CorePeer, memoryPeer } from '../../agent/memory-peer.ts';
+import type { Row } from '../../agent/row.ts';
+import type { LineSource, MemoryPeer } from '../../controller/agents/memory.ts';
+import { AgentError } from '../../controller/agents/port.ts';
+import { parseHostlist } from '../../controller/api/hostlist.ts';
+import type { InstructionBatch, InstructionBatchResult } from '../../controller/api/protocol.generated.ts';
+import { chance, int } from './chance.ts';
+import { tapped } from './driver-tap.ts';
+import { ProcessClock } from './process-clock.ts';
+import { TruthStore } from './truth-store.ts';
+import type { World } from './world.ts';
+
+/** The process died inside a call. */
+class ProcessDied extends Error {
+  override readonly name = 'ProcessDied';
+}
+
+interface Incarnation {
+  readonly number: number;
+  readonly core: AgentCore;
+  readonly peer: CorePeer;
+  readonly clock: ProcessClock;
+  dead: boolean;
+}
+
+export class AgentHost {
+  readonly name: string;
+  readonly hosts: string;
+  readonly nodes: readonly string[];
+  readonly rack: SimulatedRack;
+  log: MemoryLog;
+  readonly #world: World;
+  readonly #drivers: Drivers;
+  readonly #listeners = new Set<(node: string) => void>();
+  #incarnation: Incarnation | undefined;
+  #incarnations = 0;
+  #logs = 0;
+  /** The next so many log writes and acts pass, then the process dies. */
+  #dieAfter: { readonly point: 'write' | 'act'; left: number } | undefined;
+  /** How late its lines come, in milliseconds. */
+  linesLateMs = 0;
+
+  constructor(world: World, name: string, hosts: string) {
+    this.#world = world;
+    this.name = name;
+    this.hosts = hosts;
+    this.nodes = parseHostlist(hosts);
+    this.log = this.#newLog();
+    this.rack = new SimulatedRack({
+      nodes: this.nodes,
+      room: world.room,
+      store: new TruthStore(name, (rack, event) => world.truth.roomEvent(rack, event)),
+      clock: world.clock,
+      random: world.random(`room ${name}`),
+      progressIntervalMs: 5_000,
+      onError: (error) => world.unexpected(`room ${name}`, error),
+    });
+    this.#drivers = simulatedDrivers(this.rack);
+    this.#drivers.onChange((node) => {
+      for (const listener of this.#listeners) listener(node);
+    });
+  }
+
+  #newLog(): MemoryLog {
+    return new MemoryLog(`${this.name}-store-${++this.#logs}`, 'Manual');
+  }
+
+  get core(): AgentCore | undefined {
+    return this.#incarnation?.core;
+  }
+
+  get reachable(): boolean {
+    return this.#incarnation !== undefined;
+  }
+
+  row(node: string): Row | undefined {
+    return this.log.load().find((row) => row.node === node);
+  }
+
+  start(): void {
+    if (this.#incarnation !== undefined) return;
+    const { clock } = this.#world;
+    const number = ++this.#incarnations;
+    const processClock = new ProcessClock(clock);
+    const life = { dead: false };
+    const core = new AgentCore({
+      name: this.name,
+      version: 'simulated',
+      nodes: this.nodes,
+      drivers: this.#driversOf(life),
+      log: this.#logOf(life),
+      clock: processClock,
+      random: this.#world.random(`agent ${this.name} ${number}`),
+      onError: (error) => {
+        if (!(error instanceof ProcessDied)) this.#world.unexpected(`agent ${this.name}`, error);
+      },
+    });
+    this.#incarnation = Object.assign(life, { number, core, peer: memoryPeer(core), clock: processClock });
+    this.#world.trace.add(this.name, `agent starts (${number})`);
+    this.#world.attachAgent(this);
+  }
+
+  /** @param forgets what was not flushed of the log is gone */
+  kill(forgets = false): void {
+    const incarnation = this.#incarnation;
+    if (incarnation === undefined) return;
+    incarnation.dead = true;
+    incarnation.clock.kill();
+    incarnation.core.close();
+    this.#incarnation = undefined;
+    this.#dieAfter = undefined;
+    this.#listeners.clear();
+    if (forgets) this.log.crash();
+    this.#world.trace.add(this.name, `agent dies${forgets ? ', its log loses what was not flushed' : ''}`);
+    this.#world.detachAgent(this.name);
+  }
+
+  /** The log is gone with its disk; the next start begins an empty one. */
+  loseDisk(): void {
+    this.kill();
+    this.log = this.#newLog();
+  }
+
+  /** The process dies at the n-th write to its log from now on (after it is durable), or at the n-th act (before it is done). */
+  dieAt(point: 'write' | 'act', n: number): void {
+    this.#dieAfter = { point, left: n };
+  }
+
+  #passed(point: 'write' | 'act', life: { dead: boolean }): boolean {
+    const fuse = this.#dieAfter;
+    if (fuse === undefined || fuse.point !== point || --fuse.left > 0) return !life.dead;
+    this.kill();
+    this.#world.restartAgent(this);
+    return false;
+  }
+
+  #logOf(life: { dead: boolean }): AgentLog {
+    const { log } = this;
+    return {
+      storeId: log.storeId,
+      highestTerm: () => log.highestTerm(),
+      load: () => log.load(),
+      write: (rows, term) => {
+        if (life.dead) throw new ProcessDied('the agent is dead');
+        log.write(rows, term);
+        if (!chance(this.#world.agentRandom, this.#world.unflushedChance)) log.flush();
+        this.#world.truth.logWritten(this.name, rows);
+        if (!this.#passed('write', life)) throw new ProcessDied('the agent died after a write to its log');
+      },
+      close: () => {},
+    };
+  }
+
+  #driversOf(life: { dead: boolean }): Drivers {
+    return tapped(this.#drivers, {
+      onChange: (listener) => this.#listeners.add(listener),
+      mayAct: (what) => {
+        if (!this.#passed('act', life)) return false;
+        this.#world.trace.add(this.name, what);
+        return true;
+      },
+      acted: (node, act) => this.#world.truth.acted(this.name, node, act),
+    });
+  }
+
+  /** As a process of the operator reaches the agent that runs now. */
+  peer(): MemoryPeer {
+    const incarnation = this.#incarnation;
+    if (incarnation === undefined) throw new Error(`the agent ${this.name} does not run`);
+    return {
+      open: (resume: Resume | undefined) => this.#late(incarnation.peer.open(resume)),
+      instruct: (batch) => this.#instruct(incarnation, batch),
+    };
+  }
+
+  #instruct({ peer }: Incarnation, batch: InstructionBatch): InstructionBatchResult {
+    const answer = this.#answer(peer, batch);
+    for (const [index, { node, result, reason }] of answer.results.entries()) {
+      const instruction = batch.instructions[index];
+      if (instruction === undefined) continue;
+      const { verb, epoch, operationId } = instruction;
+      this.#world.trace.add(
+        node,
+        `${verb} ${operationId} term ${batch.term} epoch ${epoch}: ${result} ${reason ?? ''}`,
+      );
+      if (result === 'Accepted') this.#world.truth.accepted(this.name, instruction, batch.term);
+    }
+    return answer;
+  }
+
+  #answer(peer: CorePeer, batch: InstructionBatch): InstructionBatchResult {
+    try {
+      return peer.instruct(batch);
+    } catch (error) {
+      if (error instanceof ProcessDied) throw new AgentError('Unknown', this.name, error.message);
+      throw error;
+    }
+  }
+
+  #late(feed: ObservationFeed): LineSource {
+    if (this.linesLateMs === 0) return feed;
+    const { clock, agentRandom } = this.#world;
+    let due = false;
+    const source: LineSource = {
+      take: (count) => {
+        if (!due) return [];
+        due = false;
+        return feed.take(count);
+      },
+      onReadable: undefined,
+      close: () => feed.close(),
+    };
+    const wake = (): void => {
+      clock.setTimer(int(agentRandom, this.linesLateMs + 1), () => {
+        due = true;
+        source.onReadable?.();
+      });
+    };
+    feed.onReadable = wake;
+    wake();
+    return source;
+  }
+}

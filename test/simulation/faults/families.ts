@@ -1,0 +1,24 @@
+/** The families of faults, as `--faults` names them. */
+import { agentFaults } from './agents.ts';
+import { apiFaults } from './api.ts';
+import type { FaultFamily, FaultKind } from './family.ts';
+import { machineFaults } from './machines.ts';
+import { operatorFaults } from './operator.ts';
+import { peopleFaults } from './people.ts';
+
+export const families: readonly FaultFamily[] = [apiFaults, operatorFaults, agentFaults, peopleFaults, machineFaults];
+
+/** @param names of families or kinds; empty: all. @throws for a name that is neither */
+export function kindsOf(names: readonly string[]): readonly FaultKind[] {
+  const all = families.flatMap(({ kinds }) => kinds);
+  if (names.length === 0) return all;
+  return names.flatMap((name) => {
+    const family = families.find((one) => one.name === name);
+    const chosen = family?.kinds ?? all.filter((kind) => kind.name === name);
+    if (chosen.length === 0) {
+      const known = families.map((one) => one.name).join(', ');
+      throw new Error(`no faults ${name}: the families are ${known}, a kind is written family.kind`);
+    }
+    return chosen;
+  });
+}

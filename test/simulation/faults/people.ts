@@ -1,0 +1,101 @@
+/**
+ * What people do by mistake, or in ways that the operator cannot stop: status edited away, finalizers dropped, objects deleted.
+ */
+import { nodeAllocations, physicalNodes } from '../../../controller/api/meta.ts';
+import type { GroupVersionKind, KubeObject, ObjectKey } from '../../../controller/kube/port.ts';
+import { pick, pickMaybe } from '../chance.ts';
+import { unlessGone } from '../people.ts';
+import type { World } from '../world.ts';
+import type { FaultFamily } from './family.ts';
+
+/** As after a restore of this object from a backup without status. */
+async function forget(world: World, gvk: GroupVersionKind, key: ObjectKey): Promise<void> {
+  const object = await unlessGone(world.kube.get<KubeObject & { status?: object }>(gvk, key));
+  const status = Object.fromEntries(Object.keys(object?.status ?? {}).map((field) => [field, null]));
+  await unlessGone(world.kube.patch(gvk, key, { status }, { type: 'merge', subresource: 'status' }));
+}
+
+const keyOf = ({ metadata: { namespace, name } }: KubeObject): ObjectKey =>
+  namespace === undefined ? { name } : { namespace, name };
+
+export const peopleFaults: FaultFamily = {
+  name: 'people',
+  kinds: [
+    {
+      name: 'people.nodeStatusLost',
+      weight: 0.5,
+      strike: async (world, random) => {
+        const node = pickMaybe(random, world.nodes());
+        if (node === undefined) return false;
+        world.truth.machine(node.metadata.name).tampered = 'its status was taken away';
+        await forget(world, physicalNodes, keyOf(node));
+        return true;
+      },
+    },
+    {
+      name: 'people.allocationStatusLost',
+      weight: 0.5,
+      strike: async (world, random) => {
+        const allocation = pickMaybe(random, world.allocations());
+        if (allocation === undefined) return false;
+        await forget(world, nodeAllocations, keyOf(allocation));
+        return true;
+      },
+    },
+    {
+      name: 'people.allocationForced',
+      weight: 0.5,
+      strike: async (world, random) => {
+        const allocation = pickMaybe(random, world.allocations());
+        if (allocation === undefined) return false;
+        const known = world.truth.allocations.get(allocation.metadata.uid ?? '');
+        if (known !== undefined) known.vanished = true;
+        await unlessGone(
+          world.kube.patch(nodeAllocations, keyOf(allocation), { metadata: { finalizers: null } }, { type: 'merge' }),
+        );
+        await unlessGone(world.kube.delete(nodeAllocations, keyOf(allocation)));
+        return true;
+      },
+    },
+    {
+      name: 'people.nodeDeleted',
+      weight: 0.5,
+      strike: async (world, random) => {
+        const node = pickMaybe(random, world.nodes());
+        if (node === undefined) return false;
+        world.truth.machine(node.metadata.name).tampered = 'its PhysicalNode was deleted';
+        await unlessGone(world.kube.delete(physicalNodes, keyOf(node)));
+        return true;
+      },
+    },
+    {
+      name: 'people.nodeForced',
+      weight: 0.5,
+      strike: async (world, random) => {
+        const node = pickMaybe(random, world.nodes());
+        if (node === undefined) return false;
+        world.truth.machine(node.metadata.name).tampered = 'its PhysicalNode was deleted with its finalizer dropped';
+        await unlessGone(
+          world.kube.patch(physicalNodes, keyOf(node), { metadata: { finalizers: null } }, { type: 'merge' }),
+        );
+        await unlessGone(world.kube.delete(physicalNodes, keyOf(node)));
+        return true;
+      },
+    },
+    {
+      name: 'people.extended',
+      weight: 1,
+      strike: async (world, random) => {
+        const running = world.allocations().filter(({ spec }) => spec.schedule?.duration !== undefined);
+        const allocation = pickMaybe(random, running);
+        if (allocation === undefined) return false;
+        const duration = pick(random, ['10m', '30m', '4h', null]);
+        const schedule = duration === null ? null : { duration };
+        await unlessGone(
+          world.kube.patch(nodeAllocations, keyOf(allocation), { spec: { schedule } }, { type: 'merge' }),
+        );
+        return true;
+      },
+    },
+  ],
+};

@@ -1,0 +1,65 @@
+/**
+ * What a seed stands for: how large the room is, how long the storm lasts, and which faults strike how strongly.
+ *
+ * Invariant: the plan follows from the seed and the kinds asked for alone.
+ */
+import { chance, int, pick, stream, weighted } from './chance.ts';
+import type { FaultFamily, FaultKind } from './faults/family.ts';
+
+export interface PlannedKind {
+  readonly kind: FaultKind;
+  /** 0 (exclusive) to 1. */
+  readonly strength: number;
+}
+
+export interface Plan {
+  readonly mode: 'Calm' | 'OneKind' | 'OneFamily' | 'Some' | 'All';
+  readonly racks: Readonly<Record<string, string>>;
+  readonly replicas: number;
+  readonly kinds: readonly PlannedKind[];
+  /** Actions of people and strikes of faults together. */
+  readonly actions: number;
+  /** Of the actions, the share that is people's. */
+  readonly peopleShare: number;
+  /** Faults strike from the first moment on, not only once the room is clean. */
+  readonly fromTheStart: boolean;
+  /** Milliseconds between two actions are drawn from these. */
+  readonly gapsMs: readonly number[];
+}
+
+const denseGapsMs = [0, 100, 500, 2_000, 10_000, 30_000, 90_000];
+const sparseGapsMs = [0, 1_000, 30_000, 120_000, 300_000];
+
+export function planOf(seed: number, families: readonly FaultFamily[], kinds: readonly FaultKind[]): Plan {
+  const random = stream(seed, 'plan');
+  const mode =
+    weighted<Plan['mode']>(random, [
+      ['Calm', 1],
+      ['OneKind', 4],
+      ['OneFamily', 5],
+      ['Some', 7],
+      ['All', 3],
+    ]) ?? 'Some';
+  const strength = (): number => Math.max(0.02, random.next() ** 2);
+  const family = pick(random, families);
+  const only = kinds.length === 0 ? undefined : pick(random, kinds);
+  const chosen = kinds.filter((kind) => {
+    const drawn = chance(random, 0.35);
+    if (mode === 'OneKind') return kind === only;
+    if (mode === 'OneFamily') return family.kinds.includes(kind);
+    return mode === 'All' || (mode === 'Some' && drawn);
+  });
+  const rackCount = 1 + int(random, 3);
+  const racks: Record<string, string> = {};
+  for (let rack = 0; rack < rackCount; rack++) racks[`r${rack}`] = `r${rack}n[0-${2 + int(random, 4)}]`;
+  return {
+    mode,
+    racks,
+    replicas: chance(random, 0.6) ? 2 : 1,
+    kinds: chosen.map((kind) => ({ kind, strength: mode === 'All' ? strength() * 0.4 : strength() })),
+    actions: 40 + int(random, 50),
+    peopleShare: chosen.some(({ weight = 0 }) => weight > 0) ? 0.35 + 0.4 * random.next() : 1,
+    fromTheStart: chance(random, 0.25),
+    gapsMs: chance(random, 0.75) ? denseGapsMs : sparseGapsMs,
+  };
+}

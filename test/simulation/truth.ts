@@ -1,0 +1,273 @@
+/**
+ * What truly happened, as somebody sees it who stands beside the machines and reads over the API server's shoulder: kept apart from
+ * the code under test, for the checkers to judge by.
+ *
+ * Invariants:
+ * 1. Nothing here comes from an operator's or an agent's memory. What owners and persons asked for is read from the objects that
+ *    they wrote; what was done, from the machines.
+ * 2. A checker sees every event before the state here takes it in.
+ */
+import type { SimMachine } from '../../agent/drivers/simulated/machine.ts';
+import type { RoomEvent } from '../../agent/drivers/simulated/store.ts';
+import type { Row } from '../../agent/row.ts';
+import { parseHostlist } from '../../controller/api/hostlist.ts';
+import { nodeAllocations, physicalNodes } from '../../controller/api/meta.ts';
+import type { Instruction } from '../../controller/api/protocol.generated.ts';
+import type { NodeAllocation, PhysicalNode } from '../../controller/api/types.generated.ts';
+import type { GroupVersionKind, KubeObject } from '../../controller/kube/port.ts';
+import { allCheckers } from './checkers/all.ts';
+import type { Checker, Violation } from './checkers/checker.ts';
+import type { DriverAct } from './driver-tap.ts';
+
+export interface GuestTruth {
+  /** UID of the allocation whose epoch it is; undefined when no instruction ever named one. */
+  readonly owner: string | undefined;
+  readonly epoch: number;
+  readonly throughVmm: boolean;
+}
+
+export interface MachineTruth {
+  readonly name: string;
+  readonly rack: string;
+  /** Domain of each port by its name, as the switch has it. */
+  readonly domains: Map<string, string>;
+  /** Since its newest boot; undefined while none runs. */
+  guest: GuestTruth | undefined;
+  /** Whose data may stand on its disks: since the first instruction of a guest, until every disk was wiped. */
+  data: { owner: string; epoch: number; revision: string } | undefined;
+  /** Disks (serial numbers) wiped since a guest last ran. */
+  readonly wiped: Set<string>;
+  /** Epoch to the uid of the allocation that an accepted instruction named under it. */
+  readonly epochs: Map<number, string>;
+  devirtualizedEpoch: number | undefined;
+  /** A person, a backup or a fault took records away: conflicts that are shown are expected. */
+  tampered: string | undefined;
+  /** A fault broke it for good: nobody waits for it. */
+  broken: string | undefined;
+}
+
+export interface EndTruth {
+  readonly reason: string;
+  readonly atMs: number;
+}
+
+export interface AllocationTruth {
+  readonly uid: string;
+  readonly namespace: string;
+  readonly name: string;
+  /** As stored last. */
+  object: NodeAllocation;
+  /** Its object was taken away without the operator's consent, or by a restore. */
+  vanished: boolean;
+  gone: boolean;
+  /** It was ever deleted, or to be, with deletionPolicy Retain. */
+  retained: boolean;
+  /** Revisions that its owner asked for; `any` once the policy was Rolling. */
+  readonly asked: Set<string>;
+  /** Nodes that its committed status gave up, by name. */
+  readonly ends: Map<string, EndTruth>;
+}
+
+export interface ApiWrite {
+  readonly type: 'ADDED' | 'MODIFIED' | 'DELETED';
+  readonly kind: string;
+  readonly object: KubeObject;
+  readonly old: KubeObject | undefined;
+}
+
+/** What the truth needs of the world. */
+export interface Ground {
+  readonly clock: { now(): number; monotonic(): number };
+  readonly trace: { add(who: string, what: string): void };
+  /** The machine itself. */
+  machine(node: string): SimMachine | undefined;
+}
+
+export class Truth {
+  readonly ground: Ground;
+  readonly machines = new Map<string, MachineTruth>();
+  readonly allocations = new Map<string, AllocationTruth>();
+  readonly violations: Violation[] = [];
+  /** What a person decided (spec.decision), by node. */
+  readonly decisions = new Map<string, { action: string; epoch: number }[]>();
+  /** Tenancies: claims that were written. */
+  tenancies = 0;
+  /** Writes to objects of ours, since the start; at rest it stands still. */
+  writes = 0;
+  readonly #checkers: readonly Checker[];
+
+  constructor(ground: Ground, checkers?: readonly Checker[]) {
+    this.ground = ground;
+    this.#checkers = checkers ?? allCheckers((rule, message) => this.violated(rule, message));
+  }
+
+  violated(rule: number, message: string): void {
+    this.ground.trace.add(`rule ${rule}`, `BROKEN: ${message}`);
+    this.violations.push({ rule, message, atMs: this.ground.clock.monotonic() });
+  }
+
+  machine(node: string, rack = ''): MachineTruth {
+    let machine = this.machines.get(node);
+    if (machine === undefined) {
+      machine = {
+        name: node,
+        rack,
+        domains: new Map(),
+        guest: undefined,
+        data: undefined,
+        wiped: new Set(),
+        epochs: new Map(),
+        devirtualizedEpoch: undefined,
+        tampered: undefined,
+        broken: undefined,
+      };
+      this.machines.set(node, machine);
+    }
+    return machine;
+  }
+
+  nameOf(uid: string | undefined): string {
+    return (uid === undefined ? undefined : this.allocations.get(uid)?.name) ?? uid ?? 'nobody';
+  }
+
+  roomEvent(rack: string, event: RoomEvent): void {
+    const machine = this.machine(event.node, rack);
+    if (this.#isTraced(event)) this.ground.trace.add(event.node, `${event.event} ${JSON.stringify(event.detail)}`);
+    for (const checker of this.#checkers) checker.machine?.(event, machine, this);
+    takeIn(machine, event);
+  }
+
+  #isTraced(_event: RoomEvent): boolean {
+    return true;
+  }
+
+  accepted(agent: string, instruction: Instruction, term: number): void {
+    const machine = this.machine(instruction.node, agent);
+    for (const checker of this.#checkers) checker.accepted?.(instruction, term, machine, this);
+    if (instruction.verb === 'isolate' || instruction.verb === 'reimage') {
+      machine.epochs.set(instruction.epoch, instruction.args.allocation);
+    }
+  }
+
+  acted(agent: string, node: string, act: DriverAct): void {
+    const machine = this.machine(node, agent);
+    for (const checker of this.#checkers) checker.acted?.(act, machine, this);
+  }
+
+  logWritten(agent: string, rows: readonly Row[]): void {
+    for (const checker of this.#checkers) {
+      if (checker.logged === undefined) continue;
+      for (const row of rows) checker.logged(row, this.machine(row.node, agent), this);
+    }
+  }
+
+  apiWrite(gvk: GroupVersionKind, type: ApiWrite['type'], object: KubeObject, old: KubeObject | undefined): void {
+    if (gvk.group !== nodeAllocations.group) return;
+    this.writes++;
+    const write: ApiWrite = { type, kind: gvk.kind, object, old };
+    for (const checker of this.#checkers) checker.written?.(write, this);
+    if (gvk.kind === nodeAllocations.kind) this.#allocationWritten(write);
+    if (gvk.kind === physicalNodes.kind) this.#nodeWritten(write);
+  }
+
+  #allocationWritten({ type, object }: ApiWrite): void {
+    const allocation = object as NodeAllocation;
+    const { uid = '', namespace = '', name } = allocation.metadata;
+    let known = this.allocations.get(uid);
+    if (known === undefined) {
+      known = {
+        uid,
+        namespace,
+        name,
+        object: allocation,
+        vanished: false,
+        gone: false,
+        retained: false,
+        asked: new Set(),
+        ends: new Map(),
+      };
+      this.allocations.set(uid, known);
+    }
+    known.object = allocation;
+    known.gone = type === 'DELETED';
+    const { spec, status } = allocation;
+    if (spec.deletionPolicy === 'Retain') known.retained = true;
+    if (spec.update.revision) known.asked.add(spec.update.revision);
+    if (spec.update.policy === 'Rolling') known.asked.add('any');
+    for (const { reason, nodes } of status?.ending ?? []) {
+      for (const node of parseHostlist(nodes)) {
+        if (!known.ends.has(node)) known.ends.set(node, { reason, atMs: this.ground.clock.monotonic() });
+      }
+    }
+  }
+
+  #nodeWritten({ object, old }: ApiWrite): void {
+    const node = object as PhysicalNode;
+    const before = old as PhysicalNode | undefined;
+    const { name } = node.metadata;
+    const { decision } = node.spec ?? {};
+    if (decision !== undefined && JSON.stringify(decision) !== JSON.stringify(before?.spec?.decision)) {
+      this.decisions.set(name, [...(this.decisions.get(name) ?? []), decision]);
+    }
+    const claim = node.status?.claim;
+    const earlier = before?.status?.claim;
+    if (claim === undefined || (earlier?.epoch === claim.epoch && earlier.allocation.uid === claim.allocation.uid)) {
+      return;
+    }
+    if (earlier?.epoch !== claim.epoch) this.tenancies++;
+    this.#takenOver(name, claim.allocation);
+  }
+
+  /** An allocation of the same name takes over what another one left: from then on the data is its own. */
+  #takenOver(node: string, claimant: { uid: string; namespace: string; name: string }): void {
+    const machine = this.machine(node);
+    const owner = this.allocations.get(machine.data?.owner ?? '');
+    if (machine.data === undefined || owner === undefined || owner.uid === claimant.uid) return;
+    const same = owner.namespace === claimant.namespace && owner.name === claimant.name;
+    if (same && owner.gone && !owner.ends.has(node)) machine.data = { ...machine.data, owner: claimant.uid };
+  }
+
+  /** Called when the run has come to rest. */
+  atRest(): void {
+    for (const checker of this.#checkers) checker.atRest?.(this);
+  }
+}
+
+function takeIn(machine: MachineTruth, { event, detail }: RoomEvent): void {
+  switch (event) {
+    case 'port':
+      machine.domains.set(String(detail.port), String(detail.to));
+      break;
+    case 'power':
+      if (detail.to === 'Off') machine.guest = undefined;
+      break;
+    case 'guest': {
+      const epoch = Number(detail.epoch);
+      const owner = machine.epochs.get(epoch);
+      machine.guest = { owner, epoch, throughVmm: detail.throughVmm === true };
+      machine.wiped.clear();
+      if (owner !== undefined && machine.data?.epoch !== epoch) {
+        machine.data = { owner, epoch, revision: machine.data?.revision ?? '' };
+      }
+      break;
+    }
+    case 'imaged': {
+      const epoch = Number(detail.epoch);
+      machine.data = { owner: machine.epochs.get(epoch) ?? '', epoch, revision: String(detail.revision) };
+      machine.wiped.clear();
+      break;
+    }
+    case 'devirtualized':
+      machine.devirtualizedEpoch = Number(detail.epoch);
+      break;
+    case 'attested':
+      machine.guest = undefined;
+      machine.devirtualizedEpoch = undefined;
+      break;
+    case 'wiped':
+      machine.wiped.add(String(detail.serial));
+      break;
+    default:
+      break;
+  }
+}

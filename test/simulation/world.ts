@@ -1,0 +1,182 @@
+/**
+ * The world of one run: the API server, the processes of the operator, the racks with their agents, and what happens to them. Nothing
+ * of what is tested is replaced; network, disks, machines, clocks and chance are.
+ *
+ * Invariants:
+ * 1. Everything follows from the seed: no clock, chance or I/O but the world's.
+ * 2. What a fault did is counted by its kind.
+ */
+import { defaultRoom, type RoomOptions } from '../../agent/drivers/simulated/options.ts';
+import { bitVisorAgents, computeEnvironments, nodeAllocations, physicalNodes } from '../../controller/api/meta.ts';
+import type {
+  BitVisorAgent,
+  ComputeEnvironment,
+  NodeAllocation,
+  PhysicalNode,
+} from '../../controller/api/types.generated.ts';
+import { createMemoryKube, type MemoryKube } from '../../controller/kube/memory.ts';
+import { type GroupVersionKind, KubeError, type ObjectKey } from '../../controller/kube/port.ts';
+import type { Random } from '../../controller/runtime/random.ts';
+import { VirtualClock } from '../support/virtual-clock.ts';
+import { AgentHost } from './agent-host.ts';
+import { type AgentChances, noAgentChances } from './agent-network.ts';
+import { int, stream } from './chance.ts';
+import { type ApiChances, noApiChances } from './kube-network.ts';
+import { OperatorProcess, type ProcessOptions } from './operator-process.ts';
+import { Trace } from './trace.ts';
+import { Truth } from './truth.ts';
+
+export interface WorldOptions {
+  readonly seed: number;
+  /** Rack name to hostlist. */
+  readonly racks: Readonly<Record<string, string>>;
+  /** Processes of the operator. */
+  readonly replicas: number;
+  readonly room?: Partial<RoomOptions>;
+  /** Every line of the trace, and what processes log. */
+  readonly print?: (line: string) => void;
+}
+
+/** A fault of the code under test that no rule names, such as an exception. */
+export interface Unexpected {
+  readonly where: string;
+  readonly error: unknown;
+}
+
+const longestRestartMs = 20_000;
+
+export class World {
+  readonly seed: number;
+  readonly clock = new VirtualClock();
+  readonly trace: Trace;
+  readonly verbose: boolean;
+  readonly print: (line: string) => void;
+  readonly room: RoomOptions;
+  readonly truth: Truth;
+  /** The people's and the checkers' own way to the API server: without faults. */
+  readonly kube: MemoryKube;
+  readonly agents = new Map<string, AgentHost>();
+  readonly processes: OperatorProcess[] = [];
+  readonly unexpectedErrors: Unexpected[] = [];
+  /** Faults that struck, by kind. */
+  readonly strikes = new Map<string, number>();
+  /** Writes of the operator's processes, Leases and Events apart. */
+  api: ApiChances = { ...noApiChances };
+  agentChances: AgentChances = { ...noAgentChances };
+  /** A write to an agent's log is not flushed with this chance: it is lost in a crash that forgets. */
+  unflushedChance = 0;
+  /** What a process of the operator is started with, drawn for each. */
+  processOptions: () => ProcessOptions = () => ({});
+  readonly agentRandom: Random;
+  readonly #random: Random;
+  readonly #streams = new Map<string, Random>();
+  #processes = 0;
+  /** Whether processes and agents that died are started again after a while, or at once. */
+  calm = false;
+
+  constructor({ seed, racks, replicas, room, print }: WorldOptions) {
+    this.seed = seed;
+    this.verbose = print !== undefined;
+    this.print = print ?? (() => {});
+    this.trace = new Trace(() => this.clock.monotonic(), print);
+    this.room = { ...defaultRoom, historyLimit: 1, ...room };
+    this.#random = stream(seed, 'world');
+    this.agentRandom = stream(seed, 'agents');
+    this.truth = new Truth({
+      clock: this.clock,
+      trace: this.trace,
+      machine: (node) => (this.agents.size > 0 ? this.hostOf(node).rack.machine(node) : undefined),
+    });
+    this.kube = createMemoryKube({
+      clock: this.clock,
+      random: stream(seed, 'kube'),
+      bookmarkMs: 600_000,
+      onWrite: (gvk, type, object, old) => this.truth.apiWrite(gvk, type, object, old),
+    });
+    for (const [name, hosts] of Object.entries(racks)) this.agents.set(name, new AgentHost(this, name, hosts));
+    for (const host of this.agents.values()) host.start();
+    for (let index = 0; index < replicas; index++) this.startOperator();
+  }
+
+  /** A stream of chance of its own for each name. */
+  random(name: string): Random {
+    const known = this.#streams.get(name) ?? stream(this.seed, name);
+    this.#streams.set(name, known);
+    return known;
+  }
+
+  struck(kind: string): void {
+    this.strikes.set(kind, (this.strikes.get(kind) ?? 0) + 1);
+  }
+
+  unexpected(where: string, error: unknown): void {
+    this.trace.add(where, `unexpected: ${error}`);
+    this.unexpectedErrors.push({ where, error });
+  }
+
+  startOperator(): OperatorProcess {
+    const started = new OperatorProcess(this, `operator-${++this.#processes}`, this.processOptions());
+    this.processes.push(started);
+    return started;
+  }
+
+  restartOperator(dead: OperatorProcess): void {
+    const index = this.processes.indexOf(dead);
+    if (index >= 0) this.processes.splice(index, 1);
+    this.clock.setTimer(this.#restartMs(), () => void this.startOperator());
+  }
+
+  restartAgent(host: AgentHost): void {
+    this.clock.setTimer(this.#restartMs(), () => host.start());
+  }
+
+  #restartMs(): number {
+    return this.calm ? 1_000 : 1 + int(this.#random, longestRestartMs);
+  }
+
+  attachAgent(host: AgentHost): void {
+    for (const one of this.processes) one.agents.attach(host);
+  }
+
+  detachAgent(name: string): void {
+    for (const one of this.processes) one.agents.detach(name);
+  }
+
+  hostOf(node: string): AgentHost {
+    for (const host of this.agents.values()) if (host.nodes.includes(node)) return host;
+    throw new Error(`no rack holds ${node}`);
+  }
+
+  get machines(): string[] {
+    return [...this.agents.values()].flatMap((host) => host.nodes);
+  }
+
+  allocations(): NodeAllocation[] {
+    return this.kube.objects<NodeAllocation>(nodeAllocations);
+  }
+
+  nodes(): PhysicalNode[] {
+    return this.kube.objects<PhysicalNode>(physicalNodes);
+  }
+
+  environments(): ComputeEnvironment[] {
+    return this.kube.objects<ComputeEnvironment>(computeEnvironments);
+  }
+
+  agentObjects(): BitVisorAgent[] {
+    return this.kube.objects<BitVisorAgent>(bitVisorAgents);
+  }
+
+  /** Somebody edits the object: only an annotation, but it is another version now. */
+  async touch(gvk: GroupVersionKind, key: ObjectKey): Promise<void> {
+    const note = { metadata: { annotations: { 'example.com/touched': String(this.clock.monotonic()) } } };
+    await this.kube.patch(gvk, key, note, { type: 'merge' }).catch((error: unknown) => {
+      if (!(error instanceof KubeError)) throw error;
+    });
+  }
+
+  stop(): void {
+    for (const one of this.processes) one.kill('the run is over');
+    for (const host of this.agents.values()) host.kill();
+  }
+}
