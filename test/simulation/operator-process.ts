@@ -53,7 +53,6 @@ export class OperatorProcess {
       clock: this.clock,
       random: world.random(`process ${name}`),
       log: simulatedLogger(world, name),
-      defaultAgentCaPem: '',
       settings: { deletions: defaultGuardSettings, blast: defaultBlastSettings, drainSeconds: 30 },
       namespace: 'bitvisor-system',
       identity: name,
