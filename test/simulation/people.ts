@@ -204,8 +204,7 @@ const actions: readonly (readonly [string, number])[] = [
   ['decide', 2],
 ];
 
-const isHeld = ({ status }: PhysicalNode): boolean =>
-  status?.state === 'Quarantined' || status?.state === 'Orphaned';
+const isHeld = ({ status }: PhysicalNode): boolean => status?.state === 'Quarantined' || status?.state === 'Orphaned';
 
 function digestOf(text: string): string {
   return createHash('sha256').update(text).digest('hex');
