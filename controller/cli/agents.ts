@@ -9,6 +9,8 @@ import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { Ajv, type ErrorObject } from 'ajv';
 import { parse } from 'yaml';
+import { type FaultKind, faultKinds, faultTable } from '../../agent/drivers/simulated/faults.ts';
+import { failingSteps } from '../../agent/drivers/simulated/options.ts';
 import { type AgentsOptions, type RackSpec, startAgents } from '../../agent/main.ts';
 import type { ServerTls } from '../../agent/server.ts';
 import { HostlistError, parseHostlist } from '../api/hostlist.ts';
@@ -35,6 +37,8 @@ export interface AgentsConfig {
     readonly imageServerBytesPerSecond?: number;
     /** 0 to 1, by step. */
     readonly failureRates?: Readonly<Record<string, number>>;
+    /** By kind of fault: 0 to 1 for each occasion, or times a day, as `agent/drivers/simulated/faults.ts` says. */
+    readonly faultRates?: Readonly<Record<string, number>>;
   };
   readonly racks: readonly {
     readonly name: string;
@@ -49,8 +53,9 @@ export interface AgentsConfig {
 
 const text = { type: 'string', minLength: 1, maxLength: 4096 };
 const share = { type: 'number', minimum: 0, maximum: 1 };
-const failingSteps = ['power', 'bootOrder', 'fabric', 'imageOpen', 'vmmLoad', 'guestBoot', 'disk'];
-failingSteps.push('devirtualize', 'attest', 'wipe', 'check');
+/** Once a second: a machine that faults more often does nothing else. */
+const timesADay = { type: 'number', minimum: 0, maximum: 86_400 };
+const faultRate = (kind: FaultKind): object => (faultTable[kind].occasion === 'Step' ? share : timesADay);
 const closed = (required: string[], properties: object): object => {
   return { type: 'object', additionalProperties: false, required, properties };
 };
@@ -66,6 +71,7 @@ const schema = closed(['tls', 'racks'], {
     guestIo: share,
     imageServerBytesPerSecond: { type: 'number', exclusiveMinimum: 0 },
     failureRates: closed([], Object.fromEntries(failingSteps.map((step) => [step, share]))),
+    faultRates: closed([], Object.fromEntries(faultKinds.map((kind) => [kind, faultRate(kind)]))),
   }),
   racks: {
     type: 'array',
@@ -88,7 +94,9 @@ function explain(error: ErrorObject): string {
     .replaceAll(/\/(\d+)/g, '[$1]')
     .replaceAll('/', '.');
   const { additionalProperty } = error.params as { additionalProperty?: string };
-  const unknown = additionalProperty === undefined ? '' : `: ${JSON.stringify(additionalProperty)}`;
+  const known = place === 'room.failureRates' ? failingSteps : place === 'room.faultRates' ? faultKinds : [];
+  const list = known.length === 0 ? '' : `; there are ${known.join(', ')}`;
+  const unknown = additionalProperty === undefined ? '' : `: ${JSON.stringify(additionalProperty)}${list}`;
   return `${place === '' ? 'the file' : place} ${error.message}${unknown}`;
 }
 

@@ -3,45 +3,41 @@
  *
  * Invariants:
  * 1. A machine boots what its boot order and the boot server say at the moment it asks, whatever anybody meant.
- * 2. A target disk whose map is valid for the plan's epoch is never erased.
- * 3. Each first instruction of a guest is an event with the domains of the ports that it can see.
+ * 2. A target disk whose map is valid for the plan's epoch is never erased; and a plan lets a disk be erased once: the boot
+ *    server keeps by itself, before the guest starts, that a map was begun under it.
+ * 3. Each first instruction of a guest is an event with the true domains of the ports that it can see.
  */
 import type { Failure } from '../../../controller/api/protocol.generated.ts';
-import type { VmmPlan } from '../port.ts';
-import type { SimMachine } from './machine.ts';
-import { type Durations, type FailingStep, simulatedFailure } from './options.ts';
-import type { RoomEvent } from './store.ts';
-
-/** What the stages need of the room. */
-export interface Floor {
-  /** In how many milliseconds, of the room's own time. */
-  after(machine: SimMachine, durationMs: number, to: BootStep): void;
-  chance(machine: SimMachine, step: FailingStep): boolean;
-  record(machine: SimMachine, event: RoomEvent['event'], detail: RoomEvent['detail']): void;
-  draw(): number;
-  readonly durations: Durations;
-  readonly guestIo: number;
-}
+import type { Serving, VmmPlan } from '../port.ts';
+import { noTrustedBoot, type SimDisk, type SimMachine } from './machine.ts';
+import { simulatedFailure } from './options.ts';
+import type { SimulatedRack } from './rack.ts';
+import { controlReaches, peersOf, readPorts, truePorts } from './wiring.ts';
 
 export type BootStep = 'ask' | 'vmm' | 'guest' | 'trusted';
 
+function after(rack: SimulatedRack, machine: SimMachine, durationMs: number, to: BootStep): void {
+  rack.schedule(machine, 'stage', { token: '', to, fails: false }, durationMs);
+}
+
 /** Power came, or the machine was reset: whatever ran is gone. */
-export function beginBoot(floor: Floor, machine: SimMachine): void {
+export function beginBoot(rack: SimulatedRack, machine: SimMachine): void {
   machine.stage = 'Post';
-  machine.trusted = { nonce: '', wiped: [], checked: false };
+  machine.boots++;
+  machine.trusted = noTrustedBoot();
   delete machine.failure;
   delete machine.failedEpoch;
   delete machine.running;
-  floor.after(machine, floor.durations.post, 'ask');
+  after(rack, machine, rack.room.durations.post, 'ask');
 }
 
-export function bootStep(floor: Floor, machine: SimMachine, step: BootStep): void {
+export function bootStep(rack: SimulatedRack, machine: SimMachine, step: BootStep): void {
   switch (step) {
     case 'ask':
-      askBootServer(floor, machine);
+      askWhatToBoot(rack, machine);
       break;
     case 'vmm':
-      startVmm(floor, machine);
+      startVmm(rack, machine);
       break;
     case 'guest':
       guestIsUp(machine);
@@ -52,72 +48,138 @@ export function bootStep(floor: Floor, machine: SimMachine, step: BootStep): voi
   }
 }
 
-function askBootServer(floor: Floor, machine: SimMachine): void {
-  if (machine.order === 'Disk') {
-    bootFromDisk(floor, machine);
-  } else if (machine.serving === 'Vmm') {
-    machine.stage = 'VmmLoading';
-    floor.after(machine, floor.durations.vmmLoad, 'vmm');
-  } else if (machine.serving === 'Trusted') {
-    machine.stage = 'TrustedLoading';
-    floor.after(machine, floor.durations.trustedBoot, 'trusted');
-  } else {
-    machine.stage = 'Stuck';
+/** The boot server goes by the port that it is asked through, so another's cable gets no answer. */
+export const answerOf = (machine: SimMachine): Serving => (controlReaches(machine) ? machine.serving : 'Nothing');
+
+function askWhatToBoot(rack: SimulatedRack, machine: SimMachine): void {
+  const { durations } = rack.room;
+  const got = machine.order === 'Disk' ? 'Disk' : answerOf(machine);
+  rack.record(machine, 'boot', { boot: machine.boots, got, shown: machine.orderShown ?? machine.order });
+  switch (got) {
+    case 'Disk':
+      bootFromDisk(rack, machine);
+      break;
+    case 'Vmm':
+      machine.stage = 'VmmLoading';
+      after(rack, machine, durations.vmmLoad, 'vmm');
+      break;
+    case 'Trusted':
+      machine.stage = 'TrustedLoading';
+      after(rack, machine, durations.trustedBoot, 'trusted');
+      break;
+    default:
+      machine.stage = 'Stuck';
   }
 }
 
-function bootFromDisk(floor: Floor, machine: SimMachine): void {
-  const bootable = machine.disks.find(({ content, map }) => content === 'Image' && map?.localBytes === map?.totalBytes);
-  machine.stage = bootable === undefined ? 'Stuck' : 'BareMetal';
-  if (bootable !== undefined) recordGuest(floor, machine, false);
+/** The first blocks of an image are what boots, so a disk that is only partly filled may boot as well. */
+function boots(rack: SimulatedRack, { content, map }: SimDisk): boolean {
+  if (content !== 'Image' || map === undefined || map.localBytes <= 0) return false;
+  return map.localBytes >= map.totalBytes || rack.draw() < map.localBytes / map.totalBytes;
 }
 
-function recordGuest(floor: Floor, machine: SimMachine, throughVmm: boolean): void {
-  const ports = machine.ports
-    .filter((port) => port.role === 'Data')
-    .map(({ name, domain, state }) => ({ name, domain, state }));
-  const epoch = machine.running?.epoch ?? machine.starts.epoch;
-  floor.record(machine, 'guest', { throughVmm, epoch, ports });
+function bootFromDisk(rack: SimulatedRack, machine: SimMachine): void {
+  const disk = machine.disks.find((one) => boots(rack, one));
+  machine.stage = disk === undefined ? 'Stuck' : 'BareMetal';
+  if (disk !== undefined) guestStarts(rack, machine, { throughVmm: false, epoch: disk.map?.epoch ?? 0 });
 }
 
-function startVmm(floor: Floor, machine: SimMachine): void {
+interface GuestStart {
+  readonly throughVmm: boolean;
+  readonly epoch: number;
+}
+
+/** From now on every disk may hold what this guest wrote. */
+function guestStarts(rack: SimulatedRack, machine: SimMachine, { throughVmm, epoch }: GuestStart): void {
+  const all = truePorts(rack, machine);
+  const data = all.filter(({ role }) => role === 'Data');
+  const domain = data[0]?.domain ?? '';
+  for (const disk of machine.disks) disk.data = { domain, epoch, written: true, atMs: rack.nowMs() };
+  rack.record(machine, 'guest', {
+    throughVmm,
+    epoch,
+    boot: machine.boots,
+    ports: data.map(({ name, domain: truly, state }) => ({ name, domain: truly, state })),
+    read: readPorts(rack, machine)
+      .filter(({ role }) => role === 'Data')
+      .map(({ name, domain: read, state }) => ({ name, domain: read, state })),
+    control: all.find(({ role }) => role === 'Control')?.domain ?? 'closed',
+    peers: peersOf(rack, machine, throughVmm ? data : all),
+  });
+}
+
+function startVmm(rack: SimulatedRack, machine: SimMachine): void {
   const { plan } = machine;
-  const failure = plan === undefined ? undefined : prepareDisk(floor, machine, plan);
-  if (plan === undefined || failure !== undefined) {
-    machine.failure = failure ?? simulatedFailure('VmmFailed', 'the boot server has no plan for this machine');
+  const reached = controlReaches(machine);
+  const failure = plan === undefined || !reached ? undefined : prepareDisk(rack, machine, plan);
+  if (plan === undefined || !reached || failure !== undefined) {
+    const none = reached ? 'the boot server has no plan for this machine' : 'the boot server does not answer';
+    machine.failure = failure ?? simulatedFailure('VmmFailed', none);
     machine.failedEpoch = plan?.epoch ?? 0;
     machine.stage = 'Stuck';
     return;
   }
   machine.running = plan;
-  machine.guestIo = floor.draw() * floor.guestIo;
+  machine.plan = { ...plan, start: 'Keep' };
+  machine.guestIo = rack.draw() * rack.room.guestIo;
   if (plan.maxRateBytes !== undefined) machine.maxRateBytes = plan.maxRateBytes;
   else delete machine.maxRateBytes;
   machine.stage = 'GuestBooting';
-  recordGuest(floor, machine, true);
-  if (!floor.chance(machine, 'guestBoot')) floor.after(machine, floor.durations.guestBoot, 'guest');
+  deliverSecrets(rack, machine, plan, 'Vmm');
+  guestStarts(rack, machine, { throughVmm: true, epoch: plan.epoch });
+  if (!rack.chance(machine, 'guestBoot')) after(rack, machine, rack.room.durations.guestBoot, 'guest');
+}
+
+/** Says who got what a plan holds. @param to the hypervisor of a boot, or a guest that asked in a machine's name */
+export function deliverSecrets(rack: SimulatedRack, machine: SimMachine, plan: VmmPlan, to: 'Vmm' | 'Guest'): void {
+  const { epoch, environment, hostname, sshKeys } = plan;
+  const { revision, userData } = environment;
+  rack.record(machine, 'secrets', {
+    to,
+    boot: machine.boots,
+    epoch,
+    revision,
+    hostname,
+    sshKeys: sshKeys.length,
+    userData: userData !== undefined,
+    domain: truePorts(rack, machine).find(({ role }) => role === 'Data')?.domain ?? '',
+  });
 }
 
 /** Keeps a valid map of this epoch, else erases the target disk if the plan allows it; returns what is wrong. */
-function prepareDisk(floor: Floor, machine: SimMachine, plan: VmmPlan): Failure | undefined {
-  if (floor.chance(machine, 'vmmLoad')) return simulatedFailure('VmmFailed', 'the hypervisor stopped at its start');
+function prepareDisk(rack: SimulatedRack, machine: SimMachine, plan: VmmPlan): Failure | undefined {
+  if (rack.chance(machine, 'vmmLoad')) return simulatedFailure('VmmFailed', 'the hypervisor stopped at its start');
   const disk = machine.disks.find(({ name }) => name === plan.disk);
   if (disk === undefined) return simulatedFailure('NoSuitableDisk', `no disk ${plan.disk}`, false);
-  if (floor.chance(machine, 'disk')) return simulatedFailure('DiskFailed', `write error on ${disk.name}`, false);
+  if (rack.chance(machine, 'disk')) return simulatedFailure('DiskFailed', `write error on ${disk.name}`, false);
   if (disk.map?.state === 'Valid' && disk.map.epoch === plan.epoch) return undefined;
   if (plan.start === 'Keep') {
     return simulatedFailure('MapInvalid', `the map of filled blocks on ${disk.name} is not valid`, false);
   }
-  if (machine.exported !== 'Open')
-    return simulatedFailure('ImageUnavailable', 'the image is not exported to this machine');
   const { revision, image } = plan.environment;
+  const digest = machine.image?.digest ?? '';
+  if (machine.exported !== 'Open' || rack.faults.inRack('imagesDown'))
+    return simulatedFailure('ImageUnavailable', 'the image is not exported to this machine');
+  const ports = truePorts(rack, machine).filter(({ role }) => role === 'Data');
+  const lost = disk.data;
   disk.content = 'Image';
-  disk.map = { epoch: plan.epoch, revision, totalBytes: image.sizeBytes, localBytes: 0, state: 'Valid' };
-  floor.record(machine, 'imaged', {
+  disk.map = {
+    epoch: plan.epoch,
+    revision,
+    digest,
+    totalBytes: image.sizeBytes,
+    localBytes: 0,
+    flushed: false,
+    state: 'Valid',
+  };
+  disk.data = { domain: ports[0]?.domain ?? '', epoch: plan.epoch, written: false, atMs: rack.nowMs() };
+  rack.record(machine, 'imaged', {
     epoch: plan.epoch,
     revision,
     disk: disk.name,
-    digest: machine.image?.digest ?? '',
+    digest,
+    domain: disk.data.domain,
+    over: lost ?? null,
   });
   return undefined;
 }

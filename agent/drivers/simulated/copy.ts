@@ -7,8 +7,9 @@
  *    its disk, its bounds and the guest's own I/O leave; what a slow stream does not take is not handed on.
  * 3. Somebody is told of progress at sixteenths of the image, and not more often than the interval given.
  */
-import { type SimMachine, targetOf, vmmResident } from './machine.ts';
+import { type FilledMap, type SimMachine, targetOf, vmmResident } from './machine.ts';
 import type { RoomOptions } from './options.ts';
+import { controlReaches } from './wiring.ts';
 
 interface Stream {
   readonly machine: SimMachine;
@@ -28,6 +29,8 @@ export class Copies {
   readonly #intervalMs: number;
   #settledAtMs = 0;
   servedBytes = 0;
+  /** What the image server can do now, as a share of what it can; set it, then let the rack rerate. */
+  serverFactor = 1;
 
   constructor(room: RoomOptions, intervalMs: number) {
     this.#room = room;
@@ -41,8 +44,7 @@ export class Copies {
     this.settle(nowMs);
     const map = targetOf(machine)?.map;
     if (wanted && map !== undefined && this.#room.zeroDelays) {
-      this.servedBytes += map.totalBytes - map.localBytes;
-      map.localBytes = map.totalBytes;
+      this.#fill(machine, map, map.totalBytes - map.localBytes);
       return false;
     }
     if (!wanted) this.#streams.delete(machine.name);
@@ -58,15 +60,19 @@ export class Copies {
     for (const { machine, bytesPerMs } of this.#streams.values()) {
       const map = targetOf(machine)?.map;
       if (map === undefined) continue;
-      const copied = Math.min(map.totalBytes - map.localBytes, Math.round(bytesPerMs * elapsedMs));
-      map.localBytes += copied;
-      this.servedBytes += copied;
+      this.#fill(machine, map, Math.min(map.totalBytes - map.localBytes, Math.round(bytesPerMs * elapsedMs)));
     }
+  }
+
+  #fill(machine: SimMachine, map: FilledMap, bytes: number): void {
+    map.localBytes += bytes;
+    machine.readBytes += bytes;
+    this.servedBytes += bytes;
   }
 
   rerate(nowMs: number): void {
     this.settle(nowMs);
-    const share = this.#room.imageServerBytesPerSecond / Math.max(1, this.#streams.size);
+    const share = (this.#room.imageServerBytesPerSecond * this.serverFactor) / Math.max(1, this.#streams.size);
     for (const stream of this.#streams.values()) {
       const { machine } = stream;
       const install = machine.running?.environment.install;
@@ -117,8 +123,12 @@ function streams(machine: SimMachine): boolean {
   return (
     vmmResident(machine) &&
     machine.exported === 'Open' &&
+    machine.failure === undefined &&
     map !== undefined &&
     map.state === 'Valid' &&
-    map.localBytes < map.totalBytes
+    map.localBytes < map.totalBytes &&
+    // A hypervisor goes on reading the image that it began with, and no other.
+    machine.image?.digest === map.digest &&
+    controlReaches(machine)
   );
 }

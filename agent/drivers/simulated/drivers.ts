@@ -1,4 +1,8 @@
-/** The four drivers over a rack of simulated machines. */
+/**
+ * The four drivers over a rack of simulated machines: they ask, and they read.
+ *
+ * Invariant: a reading differs from the truth only by a fault in force, as its row in `faults.ts` says.
+ */
 import type {
   Change,
   Drivers,
@@ -6,18 +10,18 @@ import type {
   FabricReading,
   ImageReading,
   Images,
-  MachineFacts,
   Power,
   PowerReading,
   Vmm,
   VmmReading,
 } from '../port.ts';
+import type { FaultKind } from './faults.ts';
 import { wipeMs } from './jobs.ts';
-import { factsOf, type SimMachine, targetOf, vmmResident } from './machine.ts';
+import { type Channel, type SimMachine, targetOf, vmmResident } from './machine.ts';
 import type { FailingStep } from './options.ts';
 import type { SimulatedRack } from './rack.ts';
-
-type Channel = keyof SimMachine['changes'];
+import { forgedReading, mayResetNow } from './tenant.ts';
+import { controlReaches, readPorts } from './wiring.ts';
 
 interface Ask {
   readonly channel: Channel;
@@ -28,12 +32,49 @@ interface Ask {
   readonly egress?: 'None' | 'Shared' | 'Internet';
 }
 
+/** Faults of the job itself, in the order in which they are drawn; the first that strikes is it. */
+const jobFaults: Partial<Record<Channel, readonly FaultKind[]>> = {
+  power: ['bmcHang', 'bmcSlow', 'bmcLate', 'bmcGhost', 'bmcLiesOff'],
+  order: ['bmcHang', 'bmcSlow', 'bmcLate', 'bmcGhost', 'orderIgnored', 'orderUnread'],
+  data: ['fabricLate', 'fabricStuck', 'fabricGhost'],
+  control: ['fabricLate', 'fabricStuck', 'fabricGhost'],
+};
+
 function ask(rack: SimulatedRack, name: string, { channel, to, token, durationMs, step, egress }: Ask): void {
   const machine = rack.machine(name);
+  const { takesBmc } = machine.faults;
+  if (takesBmc !== undefined && (channel === 'power' || channel === 'order')) {
+    machine.changes[channel] = { token, status: 'Error', error: 'the BMC refuses the credentials' };
+    rack.changed(machine);
+    return;
+  }
   const pending: Change = { token, status: 'Pending' };
   machine.changes[channel] = pending;
   const fails = step !== undefined && rack.chance(machine, step);
-  rack.schedule(machine, channel, { token, to, fails, ...(egress === undefined ? {} : { egress }) }, durationMs);
+  const fault = jobFaults[channel]?.find(
+    (kind) => (kind !== 'bmcLiesOff' || to === 'Off') && rack.faults.strikes(machine, kind),
+  );
+  const tookMs = fault === undefined ? durationMs : durationWith(rack, machine, fault, durationMs);
+  if (channel === 'data') rack.faults.end(machine, 'fabricStale');
+  const parts = { ...(egress === undefined ? {} : { egress }), ...(fault === undefined ? {} : { fault }) };
+  rack.schedule(machine, channel, { token, to, fails, ...parts }, tookMs);
+}
+
+/** A fault that is on the machine, and not only on its job, begins here. */
+function durationWith(rack: SimulatedRack, machine: SimMachine, fault: FaultKind, durationMs: number): number {
+  switch (fault) {
+    case 'bmcSlow':
+      return durationMs * 20;
+    case 'bmcLate':
+    case 'fabricLate':
+      return rack.faults.lasting(fault);
+    case 'bmcHang':
+    case 'fabricStuck':
+      rack.faults.begin(machine, fault, rack.faults.lasting(fault));
+      return durationMs;
+    default:
+      return durationMs;
+  }
 }
 
 export function simulatedDrivers(rack: SimulatedRack): Drivers {
@@ -48,20 +89,24 @@ export function simulatedDrivers(rack: SimulatedRack): Drivers {
   };
 }
 
+/** Nobody can read the BMC. */
+function bmcAway({ faults }: SimMachine): boolean {
+  const { bmcHang, bmcSilent, powerLoss, dies, takesBmc } = faults;
+  return [bmcHang, bmcSilent, powerLoss, dies, takesBmc].some((fault) => fault !== undefined);
+}
+
 function simulatedPower(rack: SimulatedRack): Power {
   const { durations } = rack.room;
-  const facts = new Map<string, MachineFacts>();
   return {
-    machine(node) {
-      const known = facts.get(node) ?? factsOf(rack.machine(node), rack.room.machine);
-      facts.set(node, known);
-      return known;
-    },
+    machine: (node) => rack.facts(rack.machine(node)),
     read(node): PowerReading {
-      const { power, order, changes } = rack.machine(node);
+      const machine = rack.machine(node);
+      const { power, order, orderShown, changes, faults } = machine;
+      const away = bmcAway(machine);
+      const state = faults.bmcLiesOff === undefined ? power : 'Off';
       return {
-        state: power,
-        order,
+        state: away ? 'Unknown' : state,
+        order: away ? 'Unknown' : (orderShown ?? order),
         ...(changes.power === undefined ? {} : { stateChange: changes.power }),
         ...(changes.order === undefined ? {} : { orderChange: changes.order }),
       };
@@ -72,16 +117,24 @@ function simulatedPower(rack: SimulatedRack): Power {
         return;
       }
       const machine = rack.machine(node);
-      machine.changes.power = { token, status: 'Done' };
+      const away = bmcAway(machine);
+      machine.changes.power = away
+        ? { token, status: 'Error', error: 'the BMC does not answer' }
+        : { token, status: 'Done' };
       const running = machine.stage === 'Guest' || machine.stage === 'BareMetal';
-      if (running) rack.schedule(machine, 'shutdown', { token, to: 'Off', fails: false }, durations.shutdown);
-      else rack.changed(machine);
+      const heeds = !away && running && !rack.faults.strikes(machine, 'ignoresAcpi');
+      if (heeds) rack.schedule(machine, 'shutdown', { token, to: 'Off', fails: false }, durations.shutdown);
+      mayResetNow(rack, machine);
+      rack.changed(machine);
     },
     setOrder(node, order, token) {
       ask(rack, node, { channel: 'order', to: order, token, durationMs: durations.bootOrder, step: 'bootOrder' });
     },
     refresh(node) {
-      rack.changed(rack.machine(node));
+      const machine = rack.machine(node);
+      // Asked again, a BMC that lies is found out, or not.
+      if (machine.faults.bmcLiesOff !== undefined && rack.draw() < 0.5) rack.faults.end(machine, 'bmcLiesOff');
+      rack.changed(machine);
     },
   };
 }
@@ -89,8 +142,9 @@ function simulatedPower(rack: SimulatedRack): Power {
 function simulatedFabric(rack: SimulatedRack): Fabric {
   return {
     read(node): FabricReading {
-      const { ports, changes } = rack.machine(node);
-      const { data, control } = changes;
+      const machine = rack.machine(node);
+      const ports = readPorts(rack, machine);
+      const { data, control } = machine.changes;
       const unsettled = (change: Change | undefined): boolean => change !== undefined && change.status !== 'Done';
       const shown = ports.map((port) => {
         const change = port.role === 'Data' ? data : control;
@@ -113,6 +167,7 @@ function simulatedFabric(rack: SimulatedRack): Fabric {
       });
     },
     refresh(node) {
+      rack.faults.end(rack.machine(node), 'fabricStale');
       rack.changed(rack.machine(node));
     },
   };
@@ -124,7 +179,7 @@ function simulatedImages(rack: SimulatedRack): Images {
     read(node): ImageReading {
       const { exported, serving, image, changes } = rack.machine(node);
       return {
-        exported,
+        exported: rack.faults.inRack('imagesDown') === undefined ? exported : 'Unknown',
         serving,
         ...(image === undefined ? {} : { digest: image.digest, sizeBytes: image.sizeBytes }),
         ...(changes.export === undefined ? {} : { exportChange: changes.export }),
@@ -171,11 +226,21 @@ function copyOf(machine: SimMachine): VmmReading['copy'] {
   return {
     totalBytes: map.totalBytes,
     localBytes: map.localBytes,
-    flushed: complete,
+    flushed: complete && map.flushed,
     inFlight: complete || machine.stage !== 'Guest' ? 0 : 1,
     map: map.state,
   };
 }
+
+/** Nobody answers on the channel: whether a hypervisor is there is not known. */
+const silent = (change: Change | undefined): VmmReading => ({
+  vmm: 'Unknown',
+  epoch: 0,
+  guest: { state: 'Unknown', starts: 0 },
+  copy: { totalBytes: 0, localBytes: 0, flushed: false, inFlight: 0, map: 'None' },
+  trusted: { up: false, nonce: '', wiped: [], checked: false },
+  ...(change === undefined ? {} : { change }),
+});
 
 function simulatedVmm(rack: SimulatedRack): Vmm {
   const { durations } = rack.room;
@@ -184,16 +249,20 @@ function simulatedVmm(rack: SimulatedRack): Vmm {
   return {
     read(node): VmmReading {
       const machine = rack.machine(node);
+      const change = machine.changes.vmm;
       const resident = vmmResident(machine);
-      return {
+      if (machine.faults.vmmSilent !== undefined || (resident && !controlReaches(machine))) return silent(change);
+      const { nonce, wiped, checked } = machine.trusted;
+      const truly: VmmReading = {
         vmm: resident ? 'Resident' : 'Absent',
         epoch: resident ? (machine.running?.epoch ?? 0) : (machine.failedEpoch ?? 0),
         guest: guestOf(machine),
         copy: copyOf(machine),
-        trusted: { up: machine.stage === 'Trusted', ...machine.trusted },
+        trusted: { up: machine.stage === 'Trusted', nonce, wiped, checked },
         ...(machine.failure === undefined ? {} : { failure: machine.failure }),
-        ...(machine.changes.vmm === undefined ? {} : { change: machine.changes.vmm }),
+        ...(change === undefined ? {} : { change }),
       };
+      return forgedReading(rack, machine, truly);
     },
     plan(node, plan) {
       const machine = rack.machine(node);
@@ -204,7 +273,8 @@ function simulatedVmm(rack: SimulatedRack): Vmm {
     throttle(node, maxRateBytes) {
       const machine = rack.machine(node);
       machine.maxRateBytes = maxRateBytes;
-      rack.rerate(machine);
+      rack.rerate();
+      rack.changed(machine);
     },
     // A simulated tenant reads nothing.
     notify: () => {},
@@ -212,7 +282,7 @@ function simulatedVmm(rack: SimulatedRack): Vmm {
     attest: (node, nonce, token) => inside(node, `attest ${nonce}`, token, durations.attest, 'attest'),
     wipe(node, erase, token) {
       const machine = rack.machine(node);
-      machine.trusted = { ...machine.trusted, wiped: [] };
+      machine.trusted = { ...machine.trusted, wiped: [], checked: false, done: 0, missed: [] };
       inside(node, `wipe ${erase}`, token, wipeMs(rack, machine, erase), 'wipe');
     },
     check: (node, token) => inside(node, 'check', token, durations.check, 'check'),

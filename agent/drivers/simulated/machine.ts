@@ -4,9 +4,10 @@
 import { createHash } from 'node:crypto';
 import type { Failure, Port } from '../../../controller/api/protocol.generated.ts';
 import type { Change, MachineFacts, Serving, VmmPlan } from '../port.ts';
+import type { ActiveFault, FaultKind } from './faults.ts';
 import type { MachineShape } from './options.ts';
 
-/** What the machine is doing, from power on. `Stuck`: nothing to boot. */
+/** What the machine is doing, from power on. `Stuck`: nothing to boot; `Crashed`: on, and nothing runs. */
 export type Stage =
   | 'Dark'
   | 'Post'
@@ -16,9 +17,17 @@ export type Stage =
   | 'TrustedLoading'
   | 'Trusted'
   | 'BareMetal'
-  | 'Stuck';
+  | 'Stuck'
+  | 'Crashed';
 
-export type JobKind = 'power' | 'order' | 'data' | 'control' | 'export' | 'serving' | 'stage' | 'shutdown' | 'vmm';
+/** What is asked of a machine through its drivers. */
+export type Channel = 'power' | 'order' | 'data' | 'control' | 'export' | 'serving' | 'vmm';
+
+/** `flush`: the write cache after the last block; `tenant`: what the guest's owner is about to do. */
+export type JobKind = Channel | 'stage' | 'shutdown' | 'flush' | 'tenant';
+
+/** A job that waits for somebody to end a fault. Not Infinity, which JSON does not know. */
+export const never = Number.MAX_SAFE_INTEGER;
 
 export interface Job {
   /** In the room's own time. */
@@ -28,26 +37,71 @@ export interface Job {
   readonly to: string;
   readonly egress?: 'None' | 'Shared' | 'Internet';
   /** Decided when it was asked for. */
-  readonly fails: boolean;
+  fails: boolean;
+  /** A fault of this very job, decided when it was asked for. */
+  readonly fault?: FaultKind;
+  /** Its effect is there, and only its end is still to be read. */
+  ran?: boolean;
+}
+
+/** A job that hardware runs although its driver was told that it is gone. */
+export interface Ghost {
+  readonly dueMs: number;
+  readonly kind: Channel;
+  readonly to: string;
+  readonly egress?: 'None' | 'Shared' | 'Internet';
+}
+
+/** Truth: whose data a disk holds. */
+export interface DataOf {
+  /** The true domain of the machine's first data port when it came there: how a tenant is told from outside. */
+  readonly domain: string;
+  /** Of the plan that the guest or the image belongs to; 0: of nobody that this room knows. */
+  readonly epoch: number;
+  /** A guest with root ran while the disk was in the machine. */
+  readonly written: boolean;
+  readonly atMs: number;
+}
+
+export interface FilledMap {
+  epoch: number;
+  revision: string;
+  /** Of the image that the blocks come from. */
+  digest: string;
+  totalBytes: number;
+  localBytes: number;
+  /** Every local block is out of the write cache. */
+  flushed: boolean;
+  state: 'Valid' | 'Invalid';
 }
 
 export interface SimDisk {
   readonly name: string;
-  readonly serial: string;
+  serial: string;
   content: 'Unknown' | 'Blank' | 'Image';
-  map?: { epoch: number; revision: string; totalBytes: number; localBytes: number; state: 'Valid' | 'Invalid' };
+  map?: FilledMap;
+  /** Absent: blank. */
+  data?: DataOf;
+  wipedAtMs?: number;
 }
 
+/** What is true of it; where a reading may differ, the field says so. */
 export interface SimMachine {
   readonly name: string;
-  readonly systemUuid: string;
+  systemUuid: string;
   power: 'On' | 'Off';
+  /** What its firmware does. */
   order: 'Network' | 'Disk';
+  /** What the BMC says of the order, where that is something else. */
+  orderShown?: 'Network' | 'Disk';
   serving: Serving;
   exported: 'Open' | 'Closed';
   image?: { url: string; digest: string; sizeBytes: number };
   stage: Stage;
+  /** The switch ports that are recorded as this machine's; `cables` says which of them its own cables do not lead to. */
   ports: Port[];
+  /** By name of the port: the machine as whose port the switch knows the one that the cable leads to. */
+  cables: Record<string, string>;
   disks: SimDisk[];
   /** At the boot server, for the next boot. */
   plan?: VmmPlan;
@@ -57,13 +111,32 @@ export interface SimMachine {
   starts: { epoch: number; count: number };
   guestIo: number;
   maxRateBytes?: number;
-  trusted: { nonce: string; wiped: string[]; checked: boolean };
+  trusted: TrustedBoot;
   failure?: Failure;
   /** Epoch of the plan under which it failed. */
   failedEpoch?: number;
-  changes: Partial<Record<'power' | 'order' | 'data' | 'control' | 'export' | 'serving' | 'vmm', Change>>;
+  changes: Partial<Record<Channel, Change>>;
   jobs: Partial<Record<JobKind, Job>>;
+  ghosts: Ghost[];
+  faults: Partial<Record<FaultKind, ActiveFault>>;
+  /** Counts boots, of whatever; names one. */
+  boots: number;
+  /** Bytes of images that this machine's VMM read. */
+  readBytes: number;
 }
+
+export interface TrustedBoot {
+  nonce: string;
+  /** Serial numbers as the image says them. */
+  wiped: string[];
+  checked: boolean;
+  /** Disks that the wiper has been at. */
+  done: number;
+  /** Serial numbers of disks that it says it wiped and did not. */
+  missed: string[];
+}
+
+export const noTrustedBoot = (): TrustedBoot => ({ nonce: '', wiped: [], checked: false, done: 0, missed: [] });
 
 export function digestHex(text: string): string {
   return createHash('sha256').update(text).digest('hex');
@@ -99,12 +172,22 @@ export function newMachine(name: string, shape: MachineShape): SimMachine {
       domain: port.role === 'Data' ? 'quarantine' : 'provisioning',
       ...(port.role === 'Data' ? { egress: 'None' as const } : {}),
     })),
-    disks: shape.disks.map((disk) => ({ name: disk.name, serial: `SIM-${name}-${disk.name}`, content: 'Unknown' })),
+    disks: shape.disks.map((disk) => ({
+      name: disk.name,
+      serial: `SIM-${name}-${disk.name}`,
+      content: 'Unknown',
+      data: { domain: 'delivery', epoch: 0, written: true, atMs: 0 },
+    })),
     starts: { epoch: 0, count: 0 },
     guestIo: 0,
-    trusted: { nonce: '', wiped: [], checked: false },
+    trusted: noTrustedBoot(),
     changes: {},
     jobs: {},
+    cables: {},
+    ghosts: [],
+    faults: {},
+    boots: 0,
+    readBytes: 0,
   };
 }
 
@@ -117,7 +200,7 @@ export function factsOf(machine: SimMachine, shape: MachineShape): MachineFacts 
       memoryBytes: shape.memoryBytes,
       disks: shape.disks.map(({ name, sizeBytes, media }) => ({
         name,
-        serial: `SIM-${machine.name}-${name}`,
+        serial: machine.disks.find((disk) => disk.name === name)?.serial ?? '',
         sizeBytes,
         media,
       })),
@@ -126,6 +209,9 @@ export function factsOf(machine: SimMachine, shape: MachineShape): MachineFacts 
 }
 
 export const vmmResident = ({ stage }: SimMachine): boolean => stage === 'GuestBooting' || stage === 'Guest';
+
+/** A guest executes instructions. */
+export const guestRuns = (machine: SimMachine): boolean => vmmResident(machine) || machine.stage === 'BareMetal';
 
 export const targetOf = (machine: SimMachine): SimDisk | undefined =>
   machine.running === undefined ? undefined : machine.disks.find((disk) => disk.name === machine.running?.disk);

@@ -3,6 +3,7 @@
  * All durations are milliseconds of the room's own time; a room that runs faster gets a faster clock.
  */
 import type { Failure } from '../../../controller/api/protocol.generated.ts';
+import type { FaultRates } from './faults.ts';
 
 export interface DiskShape {
   readonly name: string;
@@ -54,6 +55,8 @@ export interface Durations {
   readonly guestBoot: number;
   readonly trustedBoot: number;
   readonly shutdown: number;
+  /** Emptying the disk's write cache after the last block. */
+  readonly flush: number;
   readonly devirtualize: number;
   readonly attest: number;
   readonly wipeQuick: number;
@@ -72,6 +75,7 @@ const realDurations: Durations = {
   guestBoot: 30_000,
   trustedBoot: 30_000,
   shutdown: 10_000,
+  flush: 500,
   devirtualize: 100,
   attest: 3_000,
   wipeQuick: 10_000,
@@ -80,18 +84,21 @@ const realDurations: Durations = {
 };
 
 /** What can fail, each time it is done. `guestBoot` shows as a guest that never starts, the others as errors. */
-export type FailingStep =
-  | 'power'
-  | 'bootOrder'
-  | 'fabric'
-  | 'imageOpen'
-  | 'vmmLoad'
-  | 'guestBoot'
-  | 'disk'
-  | 'devirtualize'
-  | 'attest'
-  | 'wipe'
-  | 'check';
+export const failingSteps = [
+  'power',
+  'bootOrder',
+  'fabric',
+  'imageOpen',
+  'vmmLoad',
+  'guestBoot',
+  'disk',
+  'devirtualize',
+  'attest',
+  'wipe',
+  'check',
+] as const;
+
+export type FailingStep = (typeof failingSteps)[number];
 
 export interface RoomOptions {
   readonly machine: MachineShape;
@@ -105,6 +112,14 @@ export interface RoomOptions {
   readonly guestIo: number;
   /** 0 to 1, per step. */
   readonly failureRates: Readonly<Partial<Record<FailingStep, number>>>;
+  /** Of the other faults, by kind. */
+  readonly faultRates: FaultRates;
+  /**
+   * How the drivers know who speaks to them. `Port`, `Key`: the boot server goes by the switch port that a request comes
+   * from, the channel to a hypervisor by a key of that boot. `Mac`, `Word`: they believe what they are told; for tests that
+   * must show what follows from it.
+   */
+  readonly identity: { readonly boot: 'Port' | 'Mac'; readonly channel: 'Key' | 'Word' };
   /** URLs whose content is no longer what was published. */
   readonly rottenImages: readonly string[];
   /** Events that a rack keeps; 0: none. */
@@ -120,6 +135,8 @@ export const defaultRoom: RoomOptions = {
   imageServerBytesPerSecond: 1.25e9,
   guestIo: 0.2,
   failureRates: {},
+  faultRates: {},
+  identity: { boot: 'Port', channel: 'Key' },
   rottenImages: [],
   historyLimit: 10_000,
 };

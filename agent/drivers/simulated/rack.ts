@@ -10,12 +10,25 @@
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import { Heap, type HeapMember } from '../../../controller/runtime/heap.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
-import { type BootStep, beginBoot, bootStep, type Floor } from './boot.ts';
+import type { MachineFacts } from '../port.ts';
+import { type BootStep, bootStep } from './boot.ts';
 import { Copies } from './copy.ts';
-import { finishJob } from './jobs.ts';
-import { type Job, type JobKind, newMachine, type SimMachine } from './machine.ts';
+import { Faults } from './inject.ts';
+import { finishJob, runGhosts } from './jobs.ts';
+import {
+  factsOf,
+  type Job,
+  type JobKind,
+  never,
+  newMachine,
+  type SimMachine,
+  targetOf,
+  vmmResident,
+} from './machine.ts';
 import type { FailingStep, RoomOptions } from './options.ts';
+import { cutPower, givePower, reset } from './power.ts';
 import type { RackStore, RoomEvent } from './store.ts';
+import { type Truth, truthOf } from './truth.ts';
 
 interface Slot extends HeapMember {
   readonly machine: SimMachine;
@@ -39,12 +52,15 @@ const storeRetryMs = 1000;
 export class SimulatedRack {
   readonly room: RoomOptions;
   readonly copies: Copies;
-  readonly floor: Floor;
+  readonly faults: Faults;
   readonly #options: RackOptions;
   readonly #slots = new Map<string, Slot>();
   readonly #agenda = new Heap<Slot>((a, b) => a.dueMs < b.dueMs);
   readonly #dirty = new Map<string, SimMachine>();
+  readonly #machines: SimMachine[] = [];
+  readonly #facts = new Map<string, MachineFacts>();
   readonly #failNext = new Map<string, Set<FailingStep>>();
+  readonly #watchers = new Set<(event: RoomEvent) => void>();
   readonly #startedAt: number;
   readonly #baseMs: number;
   #events: RoomEvent[] = [];
@@ -63,24 +79,21 @@ export class SimulatedRack {
     this.#startedAt = options.clock.monotonic();
     this.#baseMs = stored.nowMs;
     this.#storedAtMs = stored.nowMs;
-    this.floor = {
-      after: (machine, durationMs, to) => this.schedule(machine, 'stage', { token: '', to, fails: false }, durationMs),
-      chance: (machine, step) => this.chance(machine, step),
-      record: (machine, event, detail) => this.record(machine, event, detail),
-      draw: () => options.random.next(),
-      durations: options.room.durations,
-      guestIo: options.room.guestIo,
-    };
+    this.faults = new Faults(this);
     const known = new Map(stored.machines.map((machine) => [machine.name, machine]));
     this.copies.settle(stored.nowMs);
     for (const name of options.nodes) {
-      const machine = known.get(name) ?? newMachine(name, options.room.machine);
+      const fresh = newMachine(name, options.room.machine);
+      // A machine that an older version stored lacks what was added since.
+      const machine = known.has(name) ? { ...fresh, ...known.get(name) } : fresh;
+      this.#machines.push(machine);
       this.#slots.set(name, { machine, dueMs: Number.POSITIVE_INFINITY, heapIndex: -1 });
       if (!known.has(name)) this.#dirty.set(name, machine);
       this.#place(machine);
-      if (this.copies.update(machine, stored.nowMs)) this.#rerate = true;
     }
-    this.#arm();
+    // Where a machine's cables lead can be asked only once all of them are here.
+    for (const machine of this.#machines) if (this.copies.update(machine, stored.nowMs)) this.#rerate = true;
+    this.faults.setRates(options.room.faultRates, stored.nowMs);
   }
 
   nowMs(): number {
@@ -93,9 +106,42 @@ export class SimulatedRack {
     return slot.machine;
   }
 
+  /** In the order of `RackOptions.nodes`; the same array each time. */
+  machines(): readonly SimMachine[] {
+    return this.#machines;
+  }
+
+  /** The same object until the machine changed. */
+  facts(machine: SimMachine): MachineFacts {
+    const known = this.#facts.get(machine.name) ?? factsOf(machine, this.room.machine);
+    this.#facts.set(machine.name, known);
+    return known;
+  }
+
+  factsChanged(machine: SimMachine): void {
+    this.#facts.delete(machine.name);
+    this.changed(machine);
+  }
+
+  /** What is true of the machine now, whatever its drivers read. */
+  truth(name: string): Truth {
+    this.copies.settle(this.nowMs());
+    return truthOf(this, this.machine(name));
+  }
+
   history(): RoomEvent[] {
     this.#flush();
     return this.#options.store.history();
+  }
+
+  /** Calls `watcher` with each event as it happens, whatever the history keeps. Costs nothing else. */
+  watch(watcher: (event: RoomEvent) => void): () => void {
+    this.#watchers.add(watcher);
+    return () => this.#watchers.delete(watcher);
+  }
+
+  draw(): number {
+    return this.#options.random.next();
   }
 
   onChange(listener: (node: string) => void): void {
@@ -115,29 +161,48 @@ export class SimulatedRack {
   }
 
   record(machine: SimMachine, event: RoomEvent['event'], detail: RoomEvent['detail']): void {
-    if (this.room.historyLimit > 0) this.#events.push({ atMs: this.nowMs(), node: machine.name, event, detail });
+    if (this.room.historyLimit === 0 && this.#watchers.size === 0) return;
+    const happened: RoomEvent = { atMs: this.nowMs(), node: machine.name, event, detail };
+    if (this.room.historyLimit > 0) this.#events.push(happened);
+    for (const watcher of this.#watchers) watcher(happened);
   }
 
   /** Sets a job of the machine, replacing one of its kind, and marks the machine as changed. */
   schedule(machine: SimMachine, kind: JobKind, job: Omit<Job, 'dueMs'>, durationMs: number): void {
-    const { zeroDelays, spread } = this.room;
-    const tookMs = zeroDelays ? 0 : Math.round(durationMs * (1 + spread * this.#options.random.next()));
-    machine.jobs[kind] = { ...job, dueMs: this.nowMs() + tookMs };
+    machine.jobs[kind] = { ...job, dueMs: this.nowMs() + this.#took(durationMs) };
     this.changed(machine);
+  }
+
+  #took(durationMs: number): number {
+    return this.room.zeroDelays ? 0 : Math.round(durationMs * (1 + this.room.spread * this.#options.random.next()));
   }
 
   /** Call after every change of a machine from outside its jobs. */
   changed(machine: SimMachine): void {
     this.#dirty.set(machine.name, machine);
     this.#place(machine);
-    if (this.copies.update(machine, this.nowMs())) this.#rerate = true;
+    this.#follow(machine, this.nowMs());
     this.#arm();
   }
 
-  /** The copy's bounds changed. */
-  rerate(machine: SimMachine): void {
+  /** The bounds of copies changed. */
+  rerate(): void {
     this.#rerate = true;
-    this.changed(machine);
+    this.#arm();
+  }
+
+  /** The time of the next fault changed. */
+  wake(): void {
+    this.#arm();
+  }
+
+  /** A copy begins, stops, or is complete and leaves the write cache. */
+  #follow(machine: SimMachine, nowMs: number): void {
+    if (this.copies.update(machine, nowMs)) this.#rerate = true;
+    const map = vmmResident(machine) && machine.failure === undefined ? targetOf(machine)?.map : undefined;
+    if (map === undefined || map.flushed || map.localBytes < map.totalBytes || machine.jobs.flush) return;
+    machine.jobs.flush = { token: '', to: '', fails: false, dueMs: nowMs + this.#took(this.room.durations.flush) };
+    this.#place(machine);
   }
 
   #place(machine: SimMachine): void {
@@ -145,6 +210,9 @@ export class SimulatedRack {
     if (slot === undefined) return;
     let dueMs = Number.POSITIVE_INFINITY;
     for (const job of Object.values(machine.jobs)) dueMs = Math.min(dueMs, job.dueMs);
+    for (const ghost of machine.ghosts) dueMs = Math.min(dueMs, ghost.dueMs);
+    for (const fault of Object.values(machine.faults)) dueMs = Math.min(dueMs, fault.untilMs ?? never);
+    if (dueMs === never) dueMs = Number.POSITIVE_INFINITY;
     slot.dueMs = dueMs;
     if (dueMs === Number.POSITIVE_INFINITY) this.#agenda.remove(slot);
     else if (slot.heapIndex < 0) this.#agenda.push(slot);
@@ -155,7 +223,8 @@ export class SimulatedRack {
     if (this.#closed) return;
     const now = this.nowMs();
     const urgent = this.#dirty.size > 0 || this.#rerate;
-    const nextMs = Math.min(this.#agenda.peek()?.dueMs ?? Number.POSITIVE_INFINITY, this.copies.nextMs());
+    const agendaMs = this.#agenda.peek()?.dueMs ?? Number.POSITIVE_INFINITY;
+    const nextMs = Math.min(agendaMs, this.copies.nextMs(), this.faults.nextMs());
     const beatMs =
       this.#options.store.durable && nextMs !== Number.POSITIVE_INFINITY
         ? this.#storedAtMs + this.#options.progressIntervalMs
@@ -175,14 +244,16 @@ export class SimulatedRack {
 
   #tick(): void {
     const now = this.nowMs();
+    this.faults.run(now);
     for (let slot = this.#agenda.peek(); slot !== undefined && slot.dueMs <= now; slot = this.#agenda.peek()) {
       this.#runDue(slot.machine, now);
       this.#dirty.set(slot.machine.name, slot.machine);
       this.#place(slot.machine);
-      if (this.copies.update(slot.machine, now)) this.#rerate = true;
+      this.#follow(slot.machine, now);
     }
     for (const machine of this.copies.due(now)) {
       this.#dirty.set(machine.name, machine);
+      this.#follow(machine, now);
       this.#rerate = true;
     }
     if (this.#rerate) this.copies.rerate(now);
@@ -193,10 +264,13 @@ export class SimulatedRack {
   }
 
   #runDue(machine: SimMachine, now: number): void {
+    this.faults.endDue(machine, now);
+    runGhosts(this, machine, now);
     for (const [kind, job] of Object.entries(machine.jobs) as [JobKind, Job][]) {
-      if (job.dueMs > now) continue;
+      // What an earlier job of this turn ended, or set anew, is not run.
+      if (job.dueMs > now || machine.jobs[kind] !== job) continue;
       delete machine.jobs[kind];
-      if (kind === 'stage') bootStep(this.floor, machine, job.to as BootStep);
+      if (kind === 'stage') bootStep(this, machine, job.to as BootStep);
       else finishJob(this, machine, kind, job);
     }
   }
@@ -217,38 +291,16 @@ export class SimulatedRack {
     for (const name of names) this.#listener(name);
   }
 
-  /** Power is gone: whatever ran or was asked of what ran has ended. */
   cutPower(machine: SimMachine): void {
-    if (machine.power === 'On') this.record(machine, 'power', { to: 'Off' });
-    machine.power = 'Off';
-    this.#stop(machine);
-    this.changed(machine);
+    cutPower(this, machine);
   }
 
   givePower(machine: SimMachine): void {
-    if (machine.power === 'On') return;
-    machine.power = 'On';
-    this.record(machine, 'power', { to: 'On' });
-    beginBoot(this.floor, machine);
-    this.changed(machine);
+    givePower(this, machine);
   }
 
-  /** A warm reset: power stays. */
   reset(machine: SimMachine): void {
-    if (machine.power === 'Off') return;
-    this.#stop(machine);
-    beginBoot(this.floor, machine);
-    this.changed(machine);
-  }
-
-  #stop(machine: SimMachine): void {
-    this.copies.settle(this.nowMs());
-    for (const kind of ['stage', 'shutdown', 'vmm'] as const) delete machine.jobs[kind];
-    const { vmm } = machine.changes;
-    if (vmm?.status === 'Pending')
-      machine.changes.vmm = { token: vmm.token, status: 'Error', error: 'the machine went down' };
-    machine.stage = 'Dark';
-    machine.trusted = { nonce: '', wiped: [], checked: false };
+    reset(this, machine);
   }
 
   close(): void {

@@ -11,14 +11,47 @@ import { DatabaseSync } from 'node:sqlite';
 import type { SimMachine } from './machine.ts';
 
 /**
- * What happened: `imaged` (target disk erased, a fresh copy began), `wiped` (a disk), `guest` (a guest executed its first
- * instruction of a boot), `power`, `port`, `attested`, `devirtualized` (the VMM left), `checked`; `detail` says what exactly.
+ * What truly happened, whatever a driver reads; `detail` says what exactly.
+ *
+ * - Machine: `power` and `reset`, `boot` (what it asked for and got), `crashed`; `order`, `serving` and `export` as they are
+ *   in force, with what is shown of them.
+ * - Guest: `guest` (it executed its first instruction of a boot, with the true domains of its ports, what was read of them,
+ *   and which machines with guests they reach), `devirtualized` (the VMM left, and how everything stood), `secrets` (who got
+ *   what a plan holds).
+ * - Disks: `imaged` (erased for a fresh copy, over whose data), `installed` (the last block is out of the write cache),
+ *   `cacheLost`, `mapTorn`, `diskSwapped`, `wiped` (of whose data).
+ * - `port`: the end of this machine's cable is in another domain now, and why. `attested`, `checked`: of the trusted image.
+ * - `fault` and `healed`: begin and end of a fault by its kind. `spoofed`: a guest asked the boot server as another machine.
  */
+export type RoomEventKind =
+  | 'power'
+  | 'reset'
+  | 'boot'
+  | 'crashed'
+  | 'order'
+  | 'serving'
+  | 'export'
+  | 'guest'
+  | 'devirtualized'
+  | 'secrets'
+  | 'imaged'
+  | 'installed'
+  | 'cacheLost'
+  | 'mapTorn'
+  | 'diskSwapped'
+  | 'wiped'
+  | 'port'
+  | 'attested'
+  | 'checked'
+  | 'fault'
+  | 'healed'
+  | 'spoofed';
+
 export interface RoomEvent {
   /** In the room's own time. */
   readonly atMs: number;
   readonly node: string;
-  readonly event: 'imaged' | 'wiped' | 'guest' | 'power' | 'port' | 'attested' | 'devirtualized' | 'checked';
+  readonly event: RoomEventKind;
   readonly detail: Readonly<Record<string, unknown>>;
 }
 
