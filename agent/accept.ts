@@ -4,15 +4,25 @@
  * Invariants (the agent's own defence; it does not rely on the operator's care):
  * 1. A lower term or epoch than any seen before is refused.
  * 2. A newer epoch is accepted only once nothing asked for under the older one can still take effect; until then the
- *    instruction is refused as Busy and the older operation is cancelled.
+ *    instruction is refused as Busy and the older operation is cancelled. An end does not wait for the BMC: a tenant is fenced
+ *    whatever a BMC may still do, and what needs power or boot order waits for it by itself.
  * 3. Reimage needs every data port read back in the domain of this allocation's isolation, a disk that nobody else's guest
  *    wrote to (a certificate, or the same allocation), and no commit under this epoch.
  * 4. What ends a tenancy (drain, fence, attest, wipe, check) needs an epoch that drain, fence or power Off opened.
  * 5. Attest needs fenced and off; wipe needs an end and a live attested boot of this epoch; check needs every disk wiped.
  */
 import type { Instruction, InstructionResult } from '../controller/api/protocol.generated.ts';
-import { anythingPending, type Readings } from './drivers/port.ts';
-import { copyComplete, dataPortsIn, isolated, isPrepared, openEpoch, type Row, rememberedOperations } from './row.ts';
+import { anythingPending, anythingPendingBesideBmc, type Readings } from './drivers/port.ts';
+import {
+  copyComplete,
+  dataPortsIn,
+  isolated,
+  isPrepared,
+  notWiped,
+  openEpoch,
+  type Row,
+  rememberedOperations,
+} from './row.ts';
 
 export type RefusedReason = NonNullable<InstructionResult['reason']>;
 
@@ -53,7 +63,8 @@ function open(row: Row, readings: Readings, instruction: Instruction): Verdict {
   const planned = opening(row, readings, instruction);
   if (planned.refused !== undefined) return planned;
   const running = row.operation?.status === 'Running' ? row.operation : undefined;
-  if (!anythingPending(readings)) return planned;
+  const ends = verb === 'drain' || verb === 'fence';
+  if (!(ends ? anythingPendingBesideBmc(readings) : anythingPending(readings))) return planned;
   const message = `what was asked for under epoch ${row.epoch} can still take effect; ask for ${verb} again`;
   return {
     row: {
@@ -170,6 +181,9 @@ function objectionToReimage(row: Row, readings: Readings, allocation: string): O
   if (row.preparing)
     return ['Conflict', 'devirtualization was prepared: the machine boots from its own disk from now on'];
   if (row.allocation !== allocation) return ['Conflict', `epoch ${row.epoch} belongs to allocation ${row.allocation}`];
+  if (!row.guestStarted && row.certificate === undefined) {
+    return ['NotAllowed', 'a disk is not one of those that were wiped; the node needs a reclaim'];
+  }
   if (!isolated(row, readings)) {
     return ['NotIsolated', `not every data port was read back in ${row.isolation?.domain ?? 'a domain of this epoch'}`];
   }
@@ -215,7 +229,7 @@ function objectionToReclaim(row: Row, readings: Readings, verb: Instruction['ver
   if (attestedNonce === '' || !readings.vmm.trusted.up || readings.vmm.trusted.nonce !== attestedNonce) {
     return ['NotAttested', 'no attested boot of this epoch is alive'];
   }
-  if (verb === 'check' && wiped.length < readings.machine.inventory.disks.length) {
+  if (verb === 'check' && notWiped(readings.machine, wiped) > 0) {
     return ['NotAllowed', 'not every disk was wiped in this attested boot'];
   }
   return undefined;

@@ -4,11 +4,12 @@
  *
  * Invariants:
  * 1. Acts are run only after the returned row is durable.
- * 2. `guestStarted` is true in the row that comes with the act that powers on into the VMM; the certificate is gone from it.
+ * 2. `guestStarted` is true in the row that comes with the act that lets the boot server answer with the VMM; the certificate
+ *    is gone from it.
  * 3. Nothing is asked for while an earlier change of the same kind is pending.
  */
-import type { Failure } from '../controller/api/protocol.generated.ts';
-import type { Readings } from './drivers/port.ts';
+import type { Certificate, Failure } from '../controller/api/protocol.generated.ts';
+import type { MachineFacts, Readings } from './drivers/port.ts';
 import { type Act, type Context, failure, met, type Outcome, powerIs } from './needs.ts';
 import { reclaimStep } from './reclaim.ts';
 import { copyComplete, type Row, type RowOperation } from './row.ts';
@@ -36,13 +37,23 @@ export function decide(row: Row, readings: Readings, options: DecideOptions): De
   return { row: ctx.row, acts: ctx.acts, waits: ctx.waits };
 }
 
-/** Takes over what the readings say for good: boots, the map, and the end of an attested boot. */
-function absorb(row: Row, { vmm }: Readings): Row {
+/** A disk that was put in since holds nobody knows whose data. */
+const disksAreOf = (certificate: Certificate, { inventory }: MachineFacts): boolean =>
+  inventory.disks.every(({ serial }) => serial === undefined || certificate.disks.includes(serial));
+
+/** Takes over what the readings say for good: boots, the map, other disks, and the end of an attested boot. */
+function absorb(row: Row, { machine, vmm }: Readings): Row {
   let next = row;
   if (row.kind === 'Tenancy' && vmm.epoch === row.epoch) {
     if (vmm.guest.starts > row.starts) next = { ...next, starts: vmm.guest.starts };
-    if (!row.mapSeen && vmm.copy.map === 'Valid') next = { ...next, mapSeen: true };
+    // One that is not valid was there as well.
+    if (!row.mapSeen && vmm.copy.map !== 'None') next = { ...next, mapSeen: true };
     if (row.finalCopy === undefined && copyComplete(vmm.copy)) next = { ...next, finalCopy: vmm.copy };
+  }
+  if (row.kind === 'Tenancy' && !next.mapSeen && vmm.begunEpoch === row.epoch) next = { ...next, mapSeen: true };
+  if (row.certificate !== undefined && !disksAreOf(row.certificate, machine)) {
+    const { certificate: _ofOtherDisks, ...rest } = next;
+    next = rest;
   }
   const { reclaim } = row;
   const attestedBootEnded = !vmm.trusted.up || vmm.trusted.nonce !== reclaim.attestedNonce;

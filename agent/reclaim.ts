@@ -26,7 +26,7 @@ import {
   vmmChange,
   waitFor,
 } from './needs.ts';
-import { dataPortsIn, type RowOperation } from './row.ts';
+import { dataPortsIn, notWiped, type RowOperation } from './row.ts';
 
 type ReclaimInstruction = Extract<Instruction, { verb: 'drain' | 'fence' | 'attest' | 'wipe' | 'check' }>;
 
@@ -54,7 +54,8 @@ function drainStep(ctx: Context, operation: RowOperation, args: { timeoutSeconds
   };
   if (power.state === 'Off' || vmm.guest.state === 'Off' || !ctx.row.guestStarted) return drained();
   const token = `${operationId}/shutdown`;
-  if (operation.phase === 'Preparing') {
+  // While the BMC still has a job of the tenancy its button cannot be pressed.
+  if (operation.phase === 'Preparing' && power.stateChange?.status !== 'Pending') {
     ctx.row = { ...ctx.row, operation: { ...operation, phase: 'Acting' } };
     ctx.acts.push({ kind: 'notify', message: args.message }, { kind: 'power', desired: 'Shutdown', token });
   }
@@ -132,8 +133,8 @@ function wipeStep(ctx: Context, operationId: string, erase: 'Quick' | 'Crypto' |
   }
   if (change.status === 'Pending') return { kind: 'Waiting' };
   if (change.status === 'Error') return failed('WipeFailed', change.error ?? 'a disk was not wiped');
-  const left = machine.inventory.disks.length - trusted.wiped.length;
-  return left <= 0 ? met : failed('WipeFailed', `${left} disks of the inventory were not wiped`);
+  const left = notWiped(machine, trusted.wiped);
+  return left === 0 ? met : failed('WipeFailed', `${left} disks of the inventory were not wiped`);
 }
 
 function checkStep(ctx: Context, operation: RowOperation): Outcome {

@@ -15,7 +15,7 @@ import type {
   Operation,
   Reimage,
 } from '../controller/api/protocol.generated.ts';
-import type { Egress, Erase, Readings } from './drivers/port.ts';
+import type { Egress, Erase, MachineFacts, Readings } from './drivers/port.ts';
 
 /** Operation ids of the epoch that the agent remembers; a repeated instruction is recognised by them. */
 export const rememberedOperations = 32;
@@ -108,6 +108,12 @@ export function openEpoch(row: Row, epoch: number, kind: 'Tenancy' | 'Reclaim', 
     ...(row.certificate === undefined ? {} : { certificate: row.certificate }),
     ...(row.isolation === undefined || kind === 'Reclaim' ? {} : { isolation: row.isolation }),
   };
+}
+
+/** Disks of the machine that are not among those that were wiped. Those without a serial number are counted. */
+export function notWiped({ inventory: { disks } }: MachineFacts, wiped: readonly string[]): number {
+  const named = disks.filter(({ serial }) => serial !== undefined && !wiped.includes(serial)).length;
+  return Math.max(named, disks.length - wiped.length);
 }
 
 export function dataPortsIn(readings: Readings, domain: string, egress?: Egress): boolean {

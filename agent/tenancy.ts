@@ -2,8 +2,9 @@
  * The operations of a tenancy: isolate, reimage, devirtualize.
  *
  * Invariants:
- * 1. Power On into the VMM comes in the decision that sets `guestStarted` and drops the certificate, and only while every data
- *    port is read back in the domain of the isolation.
+ * 1. The boot server is told to answer with the VMM in the decision that sets `guestStarted` and drops the certificate, or in
+ *    a later one: from then on a machine that comes on by itself runs a guest. Power On comes after it, and only while every
+ *    data port is read back in the domain of the isolation.
  * 2. The image is exported only under the digest that was asked for; another digest is never served.
  * 3. The commit is asked for in the decision that sets `commitSent`; whatever becomes of it, the control port is closed.
  */
@@ -57,7 +58,7 @@ export function planOf(row: Row, readings: Readings): VmmPlan | undefined {
     hostname: plan.hostname,
     sshKeys: plan.sshKeys,
     disk: disk.name,
-    start: row.mapSeen ? 'Keep' : 'Fresh',
+    start: row.mapSeen || row.starts > 0 ? 'Keep' : 'Fresh',
     ...(maxRateBytes === undefined ? {} : { maxRateBytes }),
   };
 }
@@ -67,34 +68,54 @@ export function reimageStep(ctx: Context, operation: RowOperation, { operationId
   const { vmm } = readings;
   const ofThisEpoch = vmm.epoch === row.epoch;
   if (ofThisEpoch && vmm.guest.state === 'Running' && row.starts > 0) return met;
-  if (operation.phase === 'Acting') {
-    if (startedBy(ctx, `${operationId}/on`) && vmm.failure !== undefined)
-      return { kind: 'Failed', failure: vmm.failure };
-    return sequence(
-      () => powerIs(ctx, 'On', `${operationId}/on`),
-      () => waitFor(ctx, `${operationId}/guest`, limits.bootMs, () => failed('BootTimeout', bootTimeout(readings))),
-    );
-  }
-  const plan = planOf(row, readings);
-  if (plan === undefined) return noDisk(args.environment, readings.machine.inventory.disks);
+  if (operation.phase === 'Acting') return startGuest(ctx, operationId);
+  if (planOf(row, readings) === undefined) return noDisk(args.environment, readings.machine.inventory.disks);
   const prepared = sequence(
     () => isolationHolds(ctx),
     () => imageOpen(ctx, args.environment.image, `${operationId}/image`),
     () => powerIs(ctx, 'Off', `${operationId}/off`),
-    () => {
-      ctx.acts.push({ kind: 'plan', plan });
-      return together(
+    () =>
+      together(
         () => orderIs(ctx, 'Network', `${operationId}/order`),
-        () => servingIs(ctx, 'Vmm', `${operationId}/serve`),
+        () => servingIs(ctx, 'Nothing', `${operationId}/unserve`),
         () => controlPortsAre(ctx, 'provisioning', `${operationId}/control`),
-      );
-    },
+      ),
+    () => (row.guestStarted || row.certificate !== undefined ? met : unclean),
   );
   if (prepared.kind !== 'Met') return prepared;
   const { certificate: _usedUp, ...rest } = row;
   ctx.row = { ...rest, guestStarted: true, operation: { ...operation, phase: 'Acting' } };
-  return powerIs(ctx, 'On', `${operationId}/on`);
+  return startGuest(ctx, operationId);
 }
+
+const unclean = failed('CheckFailed', 'a disk is not one of those that were wiped', false);
+
+/** Behind the point of no return: the log says that a guest may run. */
+function startGuest(ctx: Context, operationId: string): Outcome {
+  const { row, readings } = ctx;
+  const { images, vmm } = readings;
+  if (startedBy(ctx, `${operationId}/on`) && vmm.failure !== undefined) return { kind: 'Failed', failure: vmm.failure };
+  const drifted = !isolated(row, readings);
+  // A guest that runs keeps its power; one that has not begun finds nothing to boot.
+  if (drifted && vmm.vmm === 'Absent') {
+    const stopped = servingIs(ctx, 'Nothing', `${operationId}/stop`);
+    return stopped.kind === 'Met' ? failed('NotIsolated', leftDomain(row)) : stopped;
+  }
+  return sequence(
+    () => {
+      // Once it answers with the VMM, a boot may have begun a map under this plan; another plan would allow to erase it.
+      if (images.serving === 'Vmm') return met;
+      const plan = planOf(row, readings);
+      if (plan !== undefined && images.servingChange?.status !== 'Pending') ctx.acts.push({ kind: 'plan', plan });
+      return servingIs(ctx, 'Vmm', `${operationId}/serve`);
+    },
+    () => powerIs(ctx, 'On', `${operationId}/on`),
+    () => waitFor(ctx, `${operationId}/guest`, limits.bootMs, () => failed('BootTimeout', bootTimeout(readings))),
+  );
+}
+
+const leftDomain = ({ isolation }: Row): string =>
+  `a data port left ${isolation?.domain ?? 'its domain'} before the machine was started`;
 
 const bootTimeout = ({ power, vmm }: Readings): string =>
   `the guest did not start within ${limits.bootMs / 60_000} minutes: power is ${power.state}, the VMM ${vmm.vmm}`;
@@ -115,7 +136,7 @@ function isolationHolds(ctx: Context): Outcome {
     ? waitFor(ctx, `${row.isolation.operationId}/beforeStart`, limits.fabricMs, () =>
         failed('NotIsolated', 'isolation hangs'),
       )
-    : failed('NotIsolated', `a data port left ${row.isolation?.domain ?? 'its domain'} before the machine was started`);
+    : failed('NotIsolated', leftDomain(row));
 }
 
 function imageOpen(ctx: Context, image: Environment['image'], token: string): Outcome {

@@ -95,7 +95,11 @@ export interface Images {
   servedBytes(): number;
 }
 
-/** What the VMM of this node is to do at its next boot, kept where the boot server hands it out. */
+/**
+ * What the VMM of this node is to do at its next boot, kept where the boot server hands it out. A boot server keeps of its own
+ * accord, durably and before the guest starts, that a map was begun under the plan, and hands the plan out as Keep from then
+ * on: the agent may be dead by then, and must not be asked.
+ */
 export interface VmmPlan {
   readonly epoch: number;
   readonly environment: Environment;
@@ -116,6 +120,8 @@ export interface VmmReading {
   readonly vmm: NodeObservation['vmm'];
   /** Epoch of the plan that the resident VMM, or the boot that failed, and so `guest`, `copy` and `failure` belong to; 0: none. */
   readonly epoch: number;
+  /** Epoch of the newest plan under which a map was begun, as the boot server keeps it, also while nobody answers. */
+  readonly begunEpoch?: number;
   readonly guest: NodeObservation['guest'];
   readonly copy: NodeObservation['copy'];
   /** The trusted image, where that is what the machine booted; reset at each boot. */
@@ -180,15 +186,16 @@ export function readNode(drivers: Drivers, node: string): Readings {
   };
 }
 
-/** Whether something that was asked for can still take effect. */
-export function anythingPending({ power, fabric, images, vmm }: Readings): boolean {
-  return [
-    power.stateChange,
-    power.orderChange,
-    fabric.dataChange,
-    fabric.controlChange,
-    images.exportChange,
-    images.servingChange,
-    vmm.change,
-  ].some((change) => change?.status === 'Pending');
+/** Whether something that was asked for can still take effect; of the BMC, or of anybody else. */
+export function anythingPending(readings: Readings): boolean {
+  const { stateChange, orderChange } = readings.power;
+  return isPending(stateChange) || isPending(orderChange) || anythingPendingBesideBmc(readings);
+}
+
+const isPending = (change: Change | undefined): boolean => change?.status === 'Pending';
+
+export function anythingPendingBesideBmc({ fabric, images, vmm }: Readings): boolean {
+  return [fabric.dataChange, fabric.controlChange, images.exportChange, images.servingChange, vmm.change].some(
+    isPending,
+  );
 }

@@ -202,12 +202,15 @@ test('two machines with one system UUID are both held until one is gone, and wha
   const rack = hall.racks.get('r0');
   assert.ok(rack);
   const uuid = rack.rack.machine(other).systemUuid;
-  Object.assign(rack.rack.machine(other), { systemUuid: rack.rack.machine(name).systemUuid });
-  hall.restartAgent('r0');
+  const becomes = (systemUuid: string): void => {
+    const machine = rack.rack.machine(other);
+    machine.systemUuid = systemUuid;
+    rack.rack.factsChanged(machine);
+  };
+  becomes(rack.rack.machine(name).systemUuid);
   await hall.clock.runUntil(() => hall.inState('Quarantined') === 2);
   await hall.clock.advance(hour);
-  Object.assign(rack.rack.machine(other), { systemUuid: uuid });
-  hall.restartAgent('r0');
+  becomes(uuid);
   await hall.clock.runUntil(() => hall.inState('Available') === 2 && hall.inState('BareMetal') === 1);
   assert.equal(hall.history(name, 'imaged'), 1);
   await hall.stop();

@@ -162,6 +162,7 @@ function prepareDisk(rack: SimulatedRack, machine: SimMachine, plan: VmmPlan): F
     return simulatedFailure('ImageUnavailable', 'the image is not exported to this machine');
   const ports = truePorts(rack, machine).filter(({ role }) => role === 'Data');
   const lost = disk.data;
+  machine.begunEpoch = plan.epoch;
   disk.content = 'Image';
   disk.map = {
     epoch: plan.epoch,

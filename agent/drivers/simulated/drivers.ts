@@ -233,9 +233,10 @@ function copyOf(machine: SimMachine): VmmReading['copy'] {
 }
 
 /** Nobody answers on the channel: whether a hypervisor is there is not known. */
-const silent = (change: Change | undefined): VmmReading => ({
+const silent = ({ begunEpoch, changes: { vmm: change } }: SimMachine): VmmReading => ({
   vmm: 'Unknown',
   epoch: 0,
+  ...(begunEpoch === undefined ? {} : { begunEpoch }),
   guest: { state: 'Unknown', starts: 0 },
   copy: { totalBytes: 0, localBytes: 0, flushed: false, inFlight: 0, map: 'None' },
   trusted: { up: false, nonce: '', wiped: [], checked: false },
@@ -251,11 +252,12 @@ function simulatedVmm(rack: SimulatedRack): Vmm {
       const machine = rack.machine(node);
       const change = machine.changes.vmm;
       const resident = vmmResident(machine);
-      if (machine.faults.vmmSilent !== undefined || (resident && !controlReaches(machine))) return silent(change);
+      if (machine.faults.vmmSilent !== undefined || (resident && !controlReaches(machine))) return silent(machine);
       const { nonce, wiped, checked } = machine.trusted;
       const truly: VmmReading = {
         vmm: resident ? 'Resident' : 'Absent',
         epoch: resident ? (machine.running?.epoch ?? 0) : (machine.failedEpoch ?? 0),
+        ...(machine.begunEpoch === undefined ? {} : { begunEpoch: machine.begunEpoch }),
         guest: guestOf(machine),
         copy: copyOf(machine),
         trusted: { up: machine.stage === 'Trusted', nonce, wiped, checked },

@@ -105,6 +105,8 @@ export interface SimMachine {
   disks: SimDisk[];
   /** At the boot server, for the next boot. */
   plan?: VmmPlan;
+  /** At the boot server: under which plan a map was begun last. */
+  begunEpoch?: number;
   /** Of the VMM that is resident, or was when the guest was started. */
   running?: VmmPlan;
   /** Boots of a guest under the epoch of the newest plan. */

@@ -84,7 +84,7 @@ export interface TruePort {
 }
 
 /** Where the machine's own cables lead. */
-function truePorts(rack: SimulatedRack, machine: SimMachine): TruePort[] {
+export function truePorts(rack: SimulatedRack, machine: SimMachine): TruePort[] {
   return machine.ports.map((recorded) => {
     const { name, role } = recorded;
     const { domain = 'closed', state = 'Unknown', egress } = truePort(rack, machine, name) ?? {};
