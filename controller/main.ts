@@ -194,7 +194,7 @@ Example of a configuration (paths are relative to the file, {name} stands for th
   dataDir: racks                  # absent: nothing outlives the process
   tls: { ca: pki/ca.crt, certificate: "pki/{name}.crt", key: "pki/{name}.key" }
   operator: bitvisor-operator     # common name of the operator's certificate
-  room: { timeFactor: 60, failureRates: { guestBoot: 0.01 } }
+  room: { timeFactor: 60, failureRates: { guestBoot: 0.01 }, faultRates: { bmcHang: 0.01, reset: 2 } }
   racks:
     - { name: rack0, site: lab, rack: rack0, nodes: "n[0-3]", storeId: rack0-store, port: 17400 }
 

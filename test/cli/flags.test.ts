@@ -50,6 +50,17 @@ for (const [what, words, expected] of mistakes) {
   });
 }
 
+test('rates of faults are checked by what they count, and an unknown fault is answered with those there are', async () => {
+  const racks = 'racks: [{ name: r, site: s, rack: r, nodes: "n[0-3]" }]\n';
+  const head = 'tls: { ca: a, certificate: b, key: c }\n';
+  const config = file('faults.yaml', `${head}room: { faultRates: { bmcHang: 2, reset: 3, rest: 1 } }\n${racks}`);
+  const { code, stderr } = await run('agent', '--config', config);
+  assert.equal(code, 1);
+  assert.match(stderr, /room\.faultRates\.bmcHang must be <= 1/);
+  assert.match(stderr, /room\.faultRates .*"rest"; there are bmcHang, .*reset/);
+  assert.doesNotMatch(stderr, /faultRates\.reset/);
+});
+
 test('a mistake in the configuration of agents names the field', async () => {
   const config = file(
     'room.yaml',

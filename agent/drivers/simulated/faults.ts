@@ -95,7 +95,7 @@ const rows = {
     occasion: 'Step',
     scope: 'Machine',
     lasts: 'Healed',
-    what: 'a switch job stays pending for ever; once a person cleared it, it was never run',
+    what: 'a switch job stays pending for ever, run or not; once a person acted the port reads as it is',
   },
   fabricGhost: {
     group: 'fabric',

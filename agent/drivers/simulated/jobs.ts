@@ -6,7 +6,16 @@
  *    otherwise: those are the lies of hardware that its driver cannot see through.
  * 2. While nobody can read what became of a job, its change stays Pending.
  */
-import { type Channel, digestHex, guestRuns, type Job, type JobKind, never, type SimMachine } from './machine.ts';
+import {
+  type Channel,
+  digestHex,
+  guestRuns,
+  type Job,
+  type JobKind,
+  never,
+  type SimMachine,
+  vmmResident,
+} from './machine.ts';
 import { cutPower, givePower, reset } from './power.ts';
 import type { SimulatedRack } from './rack.ts';
 import { mayResetNow } from './tenant.ts';
@@ -196,7 +205,7 @@ function flushed(rack: SimulatedRack, machine: SimMachine): void {
 function insideMachine(rack: SimulatedRack, machine: SimMachine, job: Job): string | undefined {
   const [verb, argument = ''] = job.to.split(' ');
   if (verb === 'devirtualize') {
-    if (machine.stage !== 'Guest') return 'no hypervisor with a running guest';
+    if (!vmmResident(machine)) return 'no hypervisor with a guest';
     leave(rack, machine);
     return undefined;
   }
@@ -223,6 +232,7 @@ function leave(rack: SimulatedRack, machine: SimMachine): void {
   const disk = machine.disks.find(({ name }) => name === machine.running?.disk);
   const { map } = disk ?? {};
   machine.stage = 'BareMetal';
+  delete machine.jobs.stage;
   rack.record(machine, 'devirtualized', {
     epoch: machine.running?.epoch ?? 0,
     totalBytes: map?.totalBytes ?? 0,
