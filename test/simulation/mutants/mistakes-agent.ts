@@ -31,7 +31,13 @@ const fencing: readonly Mutant[] = [
     name: 'new-epoch-before-old-work-ended',
     mistake: 'a newer epoch acts while a job of the older one can still take effect',
     rules: [2, 3, 5, 6],
-    edits: [edit(accept, 'if (!anythingPending(readings)) return planned;', 'if (row.epoch >= 0) return planned;')],
+    edits: [
+      edit(
+        accept,
+        'if (!(ends ? anythingPendingBesideBmc(',
+        'if (row.epoch >= 0 || !(ends ? anythingPendingBesideBmc(',
+      ),
+    ],
   },
   {
     name: 'forget-term-on-restart',
@@ -138,7 +144,7 @@ const installing: readonly Mutant[] = [
     name: 'image-over-an-invalid-map',
     mistake: "a map of filled blocks that is not valid is answered with a fresh copy over the guest's writes",
     rules: [6],
-    edits: [edit(tenancy, "start: row.mapSeen ? 'Keep' : 'Fresh',", "start: 'Fresh',")],
+    edits: [edit(tenancy, "start: row.mapSeen || row.starts > 0 ? 'Keep' : 'Fresh',", "start: 'Fresh',")],
   },
   {
     name: 'late-dirty-mark',
@@ -266,10 +272,10 @@ const wayBack: readonly Mutant[] = [
     mistake: 'a wipe counts although a disk of the inventory was not wiped',
     rules: [3],
     edits: [
-      edit(reclaim, 'return left <= 0 ? met', 'return left <= 1 ? met'),
+      edit(reclaim, 'return left === 0 ? met', 'return left <= 1 ? met'),
       edit(
         accept,
-        "verb === 'check' && wiped.length < readings.machine.inventory.disks.length",
+        "verb === 'check' && notWiped(readings.machine, wiped) > 0",
         "verb === 'check' && wiped.length === 0",
       ),
       edit(states, 'facts.reclaim.wipedDisks >= facts.inventory.disks.length ||', 'facts.reclaim.wipedDisks > 0 ||'),
