@@ -123,7 +123,10 @@ export class AgentHost {
     this.#incarnation = undefined;
     this.#dieAfter = undefined;
     this.#listeners.clear();
-    if (forgets) this.log.crash();
+    if (forgets) {
+      this.log.crash();
+      this.#world.truth.agentForgot(this.name);
+    }
     this.#world.trace.add(this.name, `agent dies${forgets ? ', its log loses what was not flushed' : ''}`);
     this.#world.detachAgent(this.name);
   }
@@ -132,6 +135,7 @@ export class AgentHost {
   loseDisk(): void {
     this.kill();
     this.log = this.#newLog();
+    this.#world.truth.agentForgot(this.name);
   }
 
   /** The process dies at the n-th write to its log from now on (after it is durable), or at the n-th act (before it is done). */

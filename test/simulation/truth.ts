@@ -35,8 +35,18 @@ export interface MachineTruth {
   guest: GuestTruth | undefined;
   /** Whose data may stand on its disks: since the first instruction of a guest, until every disk was wiped. */
   data: { owner: string; epoch: number; revision: string } | undefined;
-  /** Disks (serial numbers) wiped since a guest last ran. */
+  /** Disks (serial numbers) wiped since a guest last ran, in an attested boot that is still up. */
   readonly wiped: Set<string>;
+  /** Why its disks may hold something; undefined once all of them were wiped in one attested boot. */
+  dirty: string | undefined;
+  /** The trusted image is up and proved itself. */
+  attested: boolean;
+  /** Counts losses of the agent's log: what it knew before, nobody can hold it to. */
+  generation: number;
+  /** Data ports that a fault moved, until they were moved again. */
+  readonly moved: Set<string>;
+  /** Its firmware does not do what its BMC shows. */
+  orderUntrue: boolean;
   /** Epoch to the uid of the allocation that an accepted instruction named under it. */
   readonly epochs: Map<number, string>;
   devirtualizedEpoch: number | undefined;
@@ -64,6 +74,8 @@ export interface AllocationTruth {
   retained: boolean;
   /** Revisions that its owner asked for; `any` once the policy was Rolling. */
   readonly asked: Set<string>;
+  /** SSH keys that its owner ever put into its spec. */
+  readonly keys: Set<string>;
   /** Nodes that its committed status gave up, by name. */
   readonly ends: Map<string, EndTruth>;
 }
@@ -87,6 +99,8 @@ export class Truth {
   readonly ground: Ground;
   readonly machines = new Map<string, MachineTruth>();
   readonly allocations = new Map<string, AllocationTruth>();
+  /** As stored now. */
+  readonly nodes = new Map<string, PhysicalNode>();
   readonly violations: Violation[] = [];
   /** What a person decided (spec.decision), by node. */
   readonly decisions = new Map<string, { action: string; epoch: number }[]>();
@@ -116,6 +130,11 @@ export class Truth {
         guest: undefined,
         data: undefined,
         wiped: new Set(),
+        dirty: 'never wiped',
+        attested: false,
+        generation: 0,
+        moved: new Set(),
+        orderUntrue: false,
         epochs: new Map(),
         devirtualizedEpoch: undefined,
         tampered: undefined,
@@ -134,7 +153,7 @@ export class Truth {
     const machine = this.machine(event.node, rack);
     if (this.#isTraced(event)) this.ground.trace.add(event.node, `${event.event} ${JSON.stringify(event.detail)}`);
     for (const checker of this.#checkers) checker.machine?.(event, machine, this);
-    takeIn(machine, event);
+    takeIn(this, machine, event);
   }
 
   #isTraced(_event: RoomEvent): boolean {
@@ -184,6 +203,7 @@ export class Truth {
         gone: false,
         retained: false,
         asked: new Set(),
+        keys: new Set(),
         ends: new Map(),
       };
       this.allocations.set(uid, known);
@@ -194,6 +214,7 @@ export class Truth {
     if (spec.deletionPolicy === 'Retain') known.retained = true;
     if (spec.update.revision) known.asked.add(spec.update.revision);
     if (spec.update.policy === 'Rolling') known.asked.add('any');
+    for (const key of spec.access?.sshKeys ?? []) known.keys.add(key);
     for (const { reason, nodes } of status?.ending ?? []) {
       for (const node of parseHostlist(nodes)) {
         if (!known.ends.has(node)) known.ends.set(node, { reason, atMs: this.ground.clock.monotonic() });
@@ -201,8 +222,29 @@ export class Truth {
     }
   }
 
-  #nodeWritten({ object, old }: ApiWrite): void {
+  /** The agent of the rack lost what it had written to its log, or all of it. */
+  agentForgot(rack: string): void {
+    for (const machine of this.machines.values()) if (machine.rack === rack) machine.generation++;
+  }
+
+  /** The API server was put back to an older state: what stands there now was not written. */
+  restored(nodes: readonly PhysicalNode[], allocations: readonly NodeAllocation[]): void {
+    this.nodes.clear();
+    for (const node of nodes) this.nodes.set(node.metadata.name, node);
+    for (const machine of this.machines.values()) machine.tampered = 'the API server was restored from a backup';
+    const present = new Map(allocations.map((allocation) => [allocation.metadata.uid ?? '', allocation]));
+    for (const known of this.allocations.values()) {
+      const object = present.get(known.uid);
+      if (object !== undefined) known.object = object;
+      else if (!known.gone) known.vanished = true;
+      known.gone = object === undefined;
+    }
+  }
+
+  #nodeWritten({ type, object, old }: ApiWrite): void {
     const node = object as PhysicalNode;
+    if (type === 'DELETED') this.nodes.delete(node.metadata.name);
+    else this.nodes.set(node.metadata.name, node);
     const before = old as PhysicalNode | undefined;
     const { name } = node.metadata;
     const { decision } = node.spec ?? {};
@@ -233,41 +275,72 @@ export class Truth {
   }
 }
 
-function takeIn(machine: MachineTruth, { event, detail }: RoomEvent): void {
+const faultsOfPorts: ReadonlySet<unknown> = new Set(['cable', 'defaults', 'late']);
+
+function takeIn(truth: Truth, machine: MachineTruth, { event, detail }: RoomEvent): void {
   switch (event) {
     case 'port':
       machine.domains.set(String(detail.port), String(detail.to));
+      if (faultsOfPorts.has(detail.cause)) machine.moved.add(String(detail.port));
+      else machine.moved.delete(String(detail.port));
       break;
     case 'power':
-      if (detail.to === 'Off') machine.guest = undefined;
+      bootEnded(machine);
       break;
-    case 'guest': {
-      const epoch = Number(detail.epoch);
-      const owner = machine.epochs.get(epoch);
-      machine.guest = { owner, epoch, throughVmm: detail.throughVmm === true };
-      machine.wiped.clear();
-      if (owner !== undefined && machine.data?.epoch !== epoch) {
-        machine.data = { owner, epoch, revision: machine.data?.revision ?? '' };
-      }
+    case 'guest':
+      guestStarted(machine, Number(detail.epoch), detail.throughVmm === true);
       break;
-    }
     case 'imaged': {
       const epoch = Number(detail.epoch);
       machine.data = { owner: machine.epochs.get(epoch) ?? '', epoch, revision: String(detail.revision) };
+      machine.dirty = `imaged under epoch ${epoch}`;
       machine.wiped.clear();
       break;
     }
     case 'devirtualized':
       machine.devirtualizedEpoch = Number(detail.epoch);
+      if (machine.guest !== undefined) machine.guest = { ...machine.guest, throughVmm: false };
       break;
     case 'attested':
-      machine.guest = undefined;
-      machine.devirtualizedEpoch = undefined;
+      bootEnded(machine);
+      machine.attested = true;
       break;
     case 'wiped':
-      machine.wiped.add(String(detail.serial));
+      wiped(truth, machine, String(detail.serial));
       break;
     default:
-      break;
+      otherEvent(machine, event, detail);
   }
+}
+
+function otherEvent(machine: MachineTruth, event: string, detail: RoomEvent['detail']): void {
+  if (event === 'reset' || event === 'boot' || event === 'crashed') bootEnded(machine);
+  if (event === 'diskSwapped') machine.dirty = 'a disk was swapped';
+  if (event === 'order') machine.orderUntrue = detail.shown !== undefined && detail.shown !== detail.to;
+  if (event === 'boot') machine.orderUntrue ||= detail.got === 'Disk' && detail.shown === 'Network';
+}
+
+function bootEnded(machine: MachineTruth): void {
+  machine.guest = undefined;
+  machine.attested = false;
+  machine.wiped.clear();
+}
+
+function guestStarted(machine: MachineTruth, epoch: number, throughVmm: boolean): void {
+  const owner = machine.epochs.get(epoch);
+  bootEnded(machine);
+  machine.guest = { owner, epoch, throughVmm };
+  machine.dirty = `a guest ran under epoch ${epoch}`;
+  if (owner !== undefined && machine.data?.epoch !== epoch) {
+    machine.data = { owner, epoch, revision: machine.data?.revision ?? '' };
+  }
+}
+
+function wiped(truth: Truth, machine: MachineTruth, serial: string): void {
+  machine.wiped.add(serial);
+  const disks = truth.ground.machine(machine.name)?.disks ?? [];
+  if (!machine.attested || disks.length === 0 || !disks.every((disk) => machine.wiped.has(disk.serial))) return;
+  machine.dirty = undefined;
+  machine.data = undefined;
+  machine.devirtualizedEpoch = undefined;
 }

@@ -1,0 +1,45 @@
+/**
+ * Rule 2, isolated first: no guest instruction runs before every port that it can see is isolated; only the VMM reaches provisioning.
+ *
+ * Judged by where the switch truly has the ports at the first instruction of every boot, and at every move of a port under a running
+ * guest. What a fault moved is the fault's; that it is put back is rule 8's.
+ */
+import { isOwnDomain } from '../ownership.ts';
+import type { Checker, Report } from './checker.ts';
+
+interface SeenPort {
+  readonly name: string;
+  readonly domain: string;
+}
+
+/** Moves of the switch that nobody of ours asked for. */
+const notOurs: ReadonlySet<unknown> = new Set(['cable', 'defaults', 'late']);
+
+export function isolated(report: Report): Checker {
+  return {
+    rule: 2,
+    machine({ event, detail }, machine, truth) {
+      if (event === 'guest') {
+        const owner = machine.epochs.get(Number(detail.epoch)) ?? machine.data?.owner;
+        for (const { name, domain } of (detail.ports ?? []) as readonly SeenPort[]) {
+          if (isOwnDomain(truth, owner, domain) || machine.moved.has(name)) continue;
+          report(2, `${machine.name}: a guest of ${truth.nameOf(owner)} starts with its port ${name} in ${domain}`);
+        }
+        if (detail.throughVmm !== true && detail.control === 'provisioning' && !machine.orderUntrue) {
+          report(2, `${machine.name}: a guest without a hypervisor starts with the control port in provisioning`);
+        }
+      }
+      if (event === 'port' && machine.guest !== undefined && !notOurs.has(detail.cause)) {
+        const { owner } = machine.guest;
+        const to = String(detail.to);
+        const control = to === 'provisioning' && machine.guest.throughVmm;
+        if (!control && !isOwnDomain(truth, owner, to)) {
+          report(
+            2,
+            `${machine.name}: port ${detail.port} of a running guest of ${truth.nameOf(owner)} is put into ${to}`,
+          );
+        }
+      }
+    },
+  };
+}

@@ -1,0 +1,42 @@
+/**
+ * Whose a machine is, and whether its owner gave it up: the questions that several rules ask of the truth.
+ */
+import type { AllocationTruth, MachineTruth, Truth } from './truth.ts';
+
+/** Whether both are the same tenant's, by namespace and name: one may take over what the other left. */
+export function sameTenant(truth: Truth, one: string, other: string): boolean {
+  const [a, b] = [truth.allocations.get(one), truth.allocations.get(other)];
+  return a !== undefined && b !== undefined && a.namespace === b.namespace && a.name === b.name;
+}
+
+export function domainOf({ uid, namespace, object }: AllocationTruth): string {
+  const { group } = object.spec.isolation;
+  return group === undefined ? `allocation/${uid}` : `group/${namespace}/${group}`;
+}
+
+/** Whether a port of the machine in this domain is where its owner wants it, or where nobody else is. */
+export function isOwnDomain(truth: Truth, owner: string | undefined, domain: string): boolean {
+  if (domain === 'quarantine' || domain === 'closed') return true;
+  if (owner === undefined) return false;
+  for (const allocation of truth.allocations.values()) {
+    const own = allocation.uid === owner || sameTenant(truth, allocation.uid, owner);
+    if (own && domainOf(allocation) === domain) return true;
+  }
+  return false;
+}
+
+/** Why what stands on the machine may be destroyed; undefined: it may not. */
+export function endOf(truth: Truth, machine: MachineTruth): string | undefined {
+  const { data, name } = machine;
+  if (data === undefined) return 'nobody';
+  const decided = truth.decisions.get(name) ?? [];
+  if (decided.some(({ action, epoch }) => action !== 'Adopt' && epoch >= data.epoch)) return 'a person';
+  const end = truth.allocations.get(data.owner)?.ends.get(name);
+  return end?.reason;
+}
+
+/** Whether the owner of what stands on the machine asked for this revision in its place. */
+export function updateAsked(truth: Truth, machine: MachineTruth, revision: string): boolean {
+  const asked = truth.allocations.get(machine.data?.owner ?? '')?.asked;
+  return asked !== undefined && (asked.has('any') || asked.has(revision));
+}
