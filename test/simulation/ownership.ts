@@ -9,7 +9,7 @@ export function sameTenant(truth: Truth, one: string, other: string): boolean {
   return a !== undefined && b !== undefined && a.namespace === b.namespace && a.name === b.name;
 }
 
-export function domainOf({ uid, namespace, object }: AllocationTruth): string {
+function domainOf({ uid, namespace, object }: AllocationTruth): string {
   const { group } = object.spec.isolation;
   return group === undefined ? `allocation/${uid}` : `group/${namespace}/${group}`;
 }
