@@ -12,8 +12,9 @@ import { join, relative } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { Command, Option } from 'commander';
-import { CliError, count, dnsLabel, port, seconds, share, timeFactor } from './cli/arguments.ts';
+import { blockSize, CliError, count, dnsLabel, port, seconds, sha256, share, timeFactor } from './cli/arguments.ts';
 import type { ControllerFlags } from './cli/controller.ts';
+import type { ImageContext, PackFlags } from './cli/image.ts';
 import type { StandaloneFlags } from './cli/standalone.ts';
 import { systemClock } from './runtime/clock.ts';
 import type { Logger, LogLevel } from './runtime/log.ts';
@@ -72,6 +73,7 @@ const program = new Command('bitvisor-operator')
       'bitvisor-operator standalone                     a whole simulated site on this machine; start here',
       'bitvisor-operator validate my-site/              check manifests before they are committed',
       'bitvisor-operator controller --agents-tls DIR    the operator for a Kubernetes cluster',
+      'bitvisor-operator image pack disk.raw            make the digest tree of an image',
       'bitvisor-operator help standalone                more about one of them',
     ),
   );
@@ -232,6 +234,55 @@ program
     const print = (line: string): void => void process.stdout.write(`${line}\n`);
     process.exitCode = await runValidate(paths, { crdDirectory, defaultNamespace: flags.namespace, print });
   });
+
+/** Runs a subcommand of `image`; who ends it with Ctrl-C gets no stack. */
+async function image(
+  run: (commands: typeof import('./cli/image.ts'), context: ImageContext) => Promise<number>,
+): Promise<void> {
+  const signal = untilToldToEnd();
+  const print = (line: string): void => void process.stdout.write(`${line}\n`);
+  try {
+    const context = { signal, clock: systemClock, print, terminal: process.stderr };
+    process.exitCode = await run(await import('./cli/image.ts'), context);
+  } catch (error) {
+    if (!signal.aborted) throw error;
+    process.exitCode = 130;
+  }
+}
+
+const images = program
+  .command('image')
+  .description('Make, read and check the digest trees by which racks verify images block by block.');
+
+images
+  .command('pack')
+  .description('Make the digest tree of a raw image beside it, and print the digest for the ComputeEnvironment.')
+  .argument('<file>', 'raw image of a disk')
+  .option('--block-size <size>', 'what is verified and fetched at a time, 4Ki to 1Mi', blockSize, 65_536)
+  .option('--force', 'replace the tree of another image of this name')
+  .addHelpText('after', examples('bitvisor-operator image pack rocky-9.4.raw'))
+  .action((file: string, flags: PackFlags) => image(({ runImagePack }, context) => runImagePack(file, flags, context)));
+
+images
+  .command('inspect')
+  .description('Show what a digest tree says of its image.')
+  .argument('<image>', 'file or https:// address of the image or of its tree')
+  .addHelpText('after', examples('bitvisor-operator image inspect https://images.example/rocky-9.4.raw'))
+  .action((place: string) => image(({ runImageInspect }, context) => runImageInspect(place, context)));
+
+images
+  .command('verify')
+  .description('Read an image whole and check that it is what a digest names. Ends with 1 when it is not.')
+  .argument('<image>', 'file or https:// address')
+  .option(
+    '--digest <sha256>',
+    'spec.image.sha256 of an environment (default: that of the tree beside the image)',
+    sha256,
+  )
+  .addHelpText('after', examples('bitvisor-operator image verify rocky-9.4.raw --digest 9f86d081...'))
+  .action((place: string, flags: { digest?: string }) =>
+    image(({ runImageVerify }, context) => runImageVerify(place, flags, context)),
+  );
 
 try {
   await program.parseAsync();

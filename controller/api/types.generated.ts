@@ -163,7 +163,7 @@ export interface ComputeEnvironmentSpec {
      */
     size: string;
     /**
-     * SHA-256 of the file behind the URL, 64 lower-case hexadecimal digits. Agents refuse an image with another digest.
+     * What "bitvisor-operator image pack" prints, the SHA-256 that names the digest tree beside the image; or the SHA-256 of the file behind the URL, which costs each rack a reading of all of it before the first node starts. 64 lower-case hexadecimal digits. Agents refuse an image with another digest.
      */
     sha256: string;
   };

@@ -27,3 +27,17 @@ export function dnsLabel(text: string): string {
   if (/^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/.test(text)) return text;
   throw new InvalidArgumentError('It must be lower-case letters, digits and "-", at most 63 characters.');
 }
+
+export function sha256(text: string): string {
+  if (/^[0-9a-f]{64}$/.test(text)) return text;
+  throw new InvalidArgumentError('It must be 64 lower-case hexadecimal digits.');
+}
+
+/** Of the blocks of a digest tree, in bytes. */
+export function blockSize(text: string): number {
+  const match = /^(\d{1,7})(Ki|Mi)?$/.exec(text);
+  const unit = match?.[2] === 'Ki' ? 1024 : match?.[2] === 'Mi' ? 1_048_576 : 1;
+  const bytes = Number(match?.[1]) * unit;
+  if (bytes >= 4096 && bytes <= 1_048_576 && Number.isInteger(Math.log2(bytes))) return bytes;
+  throw new InvalidArgumentError('It must be a power of two from 4Ki to 1Mi.');
+}

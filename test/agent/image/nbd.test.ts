@@ -1,6 +1,6 @@
 /** The NBD server against clients that others wrote: libnbd's tools and QEMU's. */
 import assert from 'node:assert/strict';
-import { execFile, spawnSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createConnection, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -13,16 +13,11 @@ import type { ExportedImage } from '../../../agent/image/nbd-session.ts';
 import { descriptorBytes, digestOf } from '../../../agent/image/tree.ts';
 import { systemClock } from '../../../controller/runtime/clock.ts';
 import { seededRandom } from '../../../controller/runtime/random.ts';
+import { skipWithout } from './programs.ts';
 import { kib, mib, noise, startOrigin, treeFileOf } from './support.ts';
 
 const run = promisify(execFile);
-const missing = ['nbdinfo', 'nbdcopy', 'qemu-img', 'qemu-io'].filter(
-  (name) => spawnSync(name, ['--version']).status !== 0,
-);
-const skip =
-  missing.length === 0
-    ? false
-    : `NOT TESTED with independent clients: ${missing.join(', ')} missing (apt-get install libnbd-bin qemu-utils)`;
+const skip = skipWithout('nbdinfo', 'nbdcopy', 'qemu-img', 'qemu-io');
 
 /** An image of bytes in memory. */
 function exported(image: Buffer, blockBytes = 64 * kib): ExportedImage {

@@ -14,15 +14,10 @@ import {
   encodeDescriptor,
   TreeLayout,
 } from '../../../agent/image/tree.ts';
+import { skipWithout } from './programs.ts';
 import { kib, mib, noise, treeFileOf } from './support.ts';
 
-const hasFsverity = spawnSync('fsverity', ['--version']).status === 0;
-
-test('tree and digest are those of fsverity', {
-  skip: hasFsverity
-    ? false
-    : 'NOT TESTED against fs-verity: the program fsverity is missing (apt-get install fsverity)',
-}, (t) => {
+test('tree and digest are those of fsverity', { skip: skipWithout('fsverity') }, (t) => {
   const directory = mkdtempSync(join(tmpdir(), 'tree-'));
   t.after(() => rmSync(directory, { recursive: true }));
   const path = (name: string): string => join(directory, name);
