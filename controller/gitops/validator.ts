@@ -90,7 +90,8 @@ function findingOfError(error: FieldError): Finding {
 }
 
 function hintFor(error: FieldError): string | undefined {
-  if (error.path.endsWith('sha256')) return 'bitvisor-operator image pack FILE, or sha256sum FILE, prints the 64 hexadecimal digits';
+  if (error.path.endsWith('sha256'))
+    return 'bitvisor-operator image pack FILE, or sha256sum FILE, prints the 64 hexadecimal digits';
   const supported = /supported values: (.+)$/.exec(error.message)?.[1];
   if (supported === undefined || typeof error.badValue !== 'string') return undefined;
   const names = [...supported.matchAll(/"([^"]+)"/g)].map((match) => match[1] ?? '');
