@@ -123,7 +123,7 @@ test('what cannot be had in time is explained', async () => {
   const tenant = join(example, 'tenant.yaml');
   writeFileSync(tenant, readFileSync(tenant, 'utf8').replace('replicas: 3', 'replicas: 99'));
   const other = ['standalone', '--data-dir', join(scratch, 'other'), '--port', '0', '--example', example];
-  const { code, stdout } = await run(...other, '--time-factor', '600', '--until-ready', '--timeout', '3');
+  const { code, stdout } = await run(...other, '--time-factor', '600', '--until-ready', '--timeout', '10');
   assert.equal(code, 1, stdout);
   assert.match(stdout, /team\/job: .*99/);
 });
