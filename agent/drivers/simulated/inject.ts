@@ -118,7 +118,7 @@ export class Faults {
     if (!scripted && !(rate > 0 && this.#rack.draw() < rate)) return false;
     this.#lastsMs = armed?.get(kind);
     armed?.delete(kind);
-    this.#count(kind);
+    this.#happened(machine, kind);
     return true;
   }
 
@@ -141,8 +141,7 @@ export class Faults {
     const untilMs = lastsMs === Number.POSITIVE_INFINITY ? null : this.#rack.nowMs() + lastsMs;
     const detail = onBegin(this.#rack, machine, kind, { other, untilMs });
     if (detail === undefined) return false;
-    if (occasion === 'Day') this.#count(kind);
-    this.#rack.record(machine, 'fault', { kind, untilMs });
+    if (occasion === 'Day') this.#happened(machine, kind);
     const active: ActiveFault = { untilMs, detail };
     if (lasts !== undefined && scope === 'Rack') this.#active.set(kind, active);
     if (lasts !== undefined && scope === 'Machine') machine.faults[kind] = active;
@@ -182,8 +181,7 @@ export class Faults {
       if (node === undefined) this.#endInRack(kind);
       for (const machine of machines) this.end(machine, kind);
     }
-    if (node === undefined) this.#armed.clear();
-    else this.#armed.delete(node);
+    for (const { name } of machines) for (const kind of kinds) this.#armed.get(name)?.delete(kind);
   }
 
   inRack(kind: FaultKind): ActiveFault | undefined {
@@ -200,8 +198,9 @@ export class Faults {
     else this.#rotten.delete(url);
   }
 
-  #count(kind: FaultKind): void {
+  #happened(machine: SimMachine, kind: FaultKind): void {
     this.#counted.set(kind, (this.#counted.get(kind) ?? 0) + 1);
+    this.#rack.record(machine, 'fault', { kind });
   }
 
   /** How often each kind happened since the process started. */

@@ -107,7 +107,7 @@ export function runGhosts(rack: SimulatedRack, machine: SimMachine, nowMs: numbe
   if (due.length === 0) return;
   machine.ghosts = machine.ghosts.filter(({ dueMs }) => dueMs > nowMs);
   for (const { kind, to, egress } of due) {
-    rack.record(machine, 'fault', { kind: kind === 'power' || kind === 'order' ? 'bmcGhost' : 'fabricGhost', to });
+    rack.record(machine, 'ghost', { kind, to });
     const job: Job = { dueMs: nowMs, token: '', to, fails: false, ...(egress === undefined ? {} : { egress }) };
     effect(rack, machine, kind, job, 'late');
   }

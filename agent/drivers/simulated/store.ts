@@ -21,7 +21,8 @@ import type { SimMachine } from './machine.ts';
  * - Disks: `imaged` (erased for a fresh copy, over whose data), `installed` (the last block is out of the write cache),
  *   `cacheLost`, `mapTorn`, `diskSwapped`, `wiped` (of whose data).
  * - `port`: the end of this machine's cable is in another domain now, and why. `attested`, `checked`: of the trusted image.
- * - `fault` and `healed`: begin and end of a fault by its kind. `spoofed`: a guest asked the boot server as another machine.
+ * - `fault` and `healed`: a fault struck, by its kind, and ended, where it has an end of its own. `ghost`: a job ran that its
+ *   driver had been told is gone. `spoofed`: a guest asked the boot server as another machine.
  */
 export type RoomEventKind =
   | 'power'
@@ -45,6 +46,7 @@ export type RoomEventKind =
   | 'checked'
   | 'fault'
   | 'healed'
+  | 'ghost'
   | 'spoofed';
 
 export interface RoomEvent {
