@@ -33,7 +33,7 @@ const begins: Partial<Record<FaultKind, Begin>> = {
   },
   fabricDefaults(rack) {
     for (const machine of rack.machines()) {
-      movePorts(rack, machine, { role: 'Data', to: 'default', cause: 'drift' });
+      movePorts(rack, machine, { role: 'Data', to: 'default', cause: 'defaults' });
       rack.changed(machine);
     }
     return nothing;

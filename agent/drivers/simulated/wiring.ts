@@ -37,7 +37,7 @@ export function controlReaches(machine: SimMachine): boolean {
 }
 
 /** Why a port moved: it was asked for, a job ran late, the switch did it by itself, or a cable was moved. */
-export type MoveCause = 'asked' | 'late' | 'drift' | 'cable';
+export type MoveCause = 'asked' | 'late' | 'defaults' | 'cable';
 
 interface Move {
   readonly role: Port['role'];
