@@ -13,7 +13,7 @@ import type { MachineFacts, Readings } from './drivers/port.ts';
 import { type Act, type Context, failure, met, type Outcome, powerIs } from './needs.ts';
 import { reclaimStep } from './reclaim.ts';
 import { copyComplete, type Row, type RowOperation } from './row.ts';
-import { devirtualizeStep, isolateStep, planOf, reimageStep } from './tenancy.ts';
+import { devirtualizeStep, isolateStep, keepControlPort, planOf, reimageStep } from './tenancy.ts';
 
 export interface Decision {
   readonly row: Row;
@@ -34,6 +34,7 @@ export function decide(row: Row, readings: Readings, options: DecideOptions): De
   stepIsolation(ctx);
   stepOperation(ctx);
   keepPlan(ctx);
+  if (!ctx.acts.some((act) => act.kind === 'fabric' && act.role === 'Control')) keepControlPort(ctx);
   return { row: ctx.row, acts: ctx.acts, waits: ctx.waits };
 }
 

@@ -32,10 +32,33 @@ import {
 import { type Isolation, isolated, type Row, type RowOperation } from './row.ts';
 
 export function isolateStep(ctx: Context, isolation: Isolation): Outcome {
+  const { commitSent, guestStarted } = ctx.row;
+  // A guest without a hypervisor would see provisioning; a reimage opens the port once the machine is off.
+  const mayOpen = !commitSent && (!guestStarted || ctx.readings.vmm.vmm === 'Resident');
   return together(
     () => dataPortsAre(ctx, isolation.domain, isolation.egress, `${isolation.operationId}/data`),
-    () => (ctx.row.commitSent ? met : controlPortsAre(ctx, 'provisioning', `${isolation.operationId}/control`)),
+    () => (mayOpen ? controlPortsAre(ctx, 'provisioning', `${isolation.operationId}/control`) : met),
   );
+}
+
+/**
+ * The control port while no operation needs it: a machine that comes up from its own disk must not find provisioning there, and
+ * one that is off and is to boot from the network must.
+ */
+export function keepControlPort(ctx: Context): void {
+  const { row, readings } = ctx;
+  const { power, fabric, images, vmm } = readings;
+  if (row.kind !== 'Tenancy' || !row.guestStarted || vmm.vmm !== 'Absent') return;
+  if (fabric.controlChange?.status === 'Pending') return;
+  const leaves = power.order === 'Disk' && power.state === 'On';
+  const returns = power.order === 'Network' && power.state === 'Off' && images.serving === 'Vmm' && !row.commitSent;
+  if (!leaves && !returns) return;
+  const domain = leaves ? 'closed' : 'provisioning';
+  const token = `${row.node}.${row.epoch}.${row.starts}/${domain}`;
+  const isThere = fabric.ports.every((port) => port.role !== 'Control' || port.domain === domain);
+  // One that failed is not asked for again before the next boot: what needs the port asks for it by itself.
+  if (!isThere && fabric.controlChange?.token !== token)
+    ctx.acts.push({ kind: 'fabric', role: 'Control', domain, token });
 }
 
 /** The disk that the image goes to: the smallest that fits, so that large disks stay for the tenant. */

@@ -129,6 +129,27 @@ test('resets between fence and power-off bring up the old guest in quarantine al
   room.close();
 });
 
+test('a machine that comes up from its own disk before the commit finds its control port closed', async () => {
+  const room = await tenant(3);
+  room.rack.faults.inject('reset', { node: 'n0' });
+  await room.clock.advance(5 * minute);
+  const { throughVmm, control } = room.events('guest').at(-1) ?? {};
+  assert.deepEqual([throughVmm, control], [false, 'closed']);
+  await room.runAll([steps.commit], 2);
+  room.close();
+});
+
+test('an update of a guest without a hypervisor opens its control port only once the machine is off', async () => {
+  const room = await tenant(4);
+  room.rack.watch(({ event, detail }) => {
+    if (event !== 'port' || detail.port !== 'mgmt0' || detail.to !== 'provisioning') return;
+    assert.equal(room.rack.machine('n0').power, 'Off');
+  });
+  await room.runAll([steps.isolate(), steps.reimage()], 3);
+  assert.equal(room.rack.truth('n0').guest, 'ThroughVmm');
+  room.close();
+});
+
 test('a drain whose guest is reset instead of shut down ends in time', async () => {
   const room = await tenant(2);
   room.rack.faults.inject('resetsAtWorst', { node: 'n0' });
