@@ -2,11 +2,20 @@
 import { agentFaults } from './agents.ts';
 import { apiFaults } from './api.ts';
 import type { FaultFamily, FaultKind } from './family.ts';
-import { machineFaults } from './machines.ts';
+import { bmcFaults, fabricFaults, machineFaults, tenantFaults } from './machines.ts';
 import { operatorFaults } from './operator.ts';
 import { peopleFaults } from './people.ts';
 
-export const families: readonly FaultFamily[] = [apiFaults, operatorFaults, agentFaults, peopleFaults, machineFaults];
+export const families: readonly FaultFamily[] = [
+  apiFaults,
+  operatorFaults,
+  agentFaults,
+  peopleFaults,
+  machineFaults,
+  fabricFaults,
+  bmcFaults,
+  tenantFaults,
+];
 
 /** @param names of families or kinds; empty: all. @throws for a name that is neither */
 export function kindsOf(names: readonly string[]): readonly FaultKind[] {
