@@ -1,0 +1,30 @@
+#!/bin/busybox sh
+# The initramfs of a lab environment: loads the drivers, finds the disk it came from by its MBR signature, and hands over.
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+while read -r module; do insmod "/modules/$module.ko"; done </modules/order
+
+signature=$(sed -n 's/.*lab\.disk=\([0-9a-f]*\).*/\1/p' /proc/cmdline)
+tries=0
+root=
+while [ -z "$root" ] && [ "$tries" -lt 50 ]; do
+  for disk in /sys/block/*; do
+    name=${disk##*/}
+    found=$(dd if="/dev/$name" bs=1 skip=440 count=4 2>/dev/null | xxd -p)
+    [ "$found" = "$signature" ] || continue
+    for part in "/dev/${name}2" "/dev/${name}p2"; do [ -b "$part" ] && root=$part; done
+  done
+  [ -n "$root" ] || usleep 100000
+  tries=$((tries + 1))
+done
+if [ -z "$root" ] || ! mount -t ext4 "$root" /root; then
+  echo "LAB-FAIL no root file system on a disk with signature $signature" >/dev/ttyS0
+  exec sleep 2147483647
+fi
+mount --move /dev /root/dev
+mount --move /proc /root/proc
+mount --move /sys /root/sys
+exec switch_root /root /sbin/init

@@ -1,0 +1,110 @@
+/**
+ * One QEMU machine with plain disks for tests of a guest image: no rack, no agent.
+ *
+ * Invariant: the process and its files are gone when the test is over.
+ */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { accessSync, constants } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import process from 'node:process';
+import type { TestContext, TestOptions } from 'node:test';
+import { Console } from '../../agent/drivers/qemu/console.ts';
+import { systemClock } from '../../controller/runtime/clock.ts';
+import { counterpart } from '../support/counterpart.ts';
+
+/** Patience for a guest on a busy machine without hardware virtualization. */
+export const bootMs = 120_000;
+
+function isInstalled(program: string): boolean {
+  return [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/sbin'].some((directory) => {
+    try {
+      accessSync(join(directory, program), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** Options of a test that needs these programs of Debian's packages. */
+export function needs(...programs: readonly string[]): TestOptions {
+  const missing = programs.filter((program) => !isInstalled(program));
+  return { ...counterpart(missing[0] ?? 'qemu', missing.length === 0), timeout: 5 * bootMs };
+}
+
+/** Programs that building the images takes, besides apt and dpkg. */
+export const imageTools = ['qemu-system-x86_64', 'mke2fs', 'mkfs.fat', 'mcopy', 'syslinux'] as const;
+
+/** Where built images stay between runs. */
+export const imageDirectory = join(tmpdir(), 'bitvisor-lab-images');
+
+export interface OneMachine {
+  readonly console: Console;
+  /** Power is cut. */
+  off(): Promise<void>;
+  /** Resolves when QEMU ended by itself, as after poweroff. */
+  readonly ended: Promise<unknown>;
+}
+
+/** Removed when the test is over. */
+export async function ownDirectory(t: TestContext): Promise<string> {
+  const directory = await mkdtemp(join(tmpdir(), 'lab-machine-'));
+  t.after(() => rm(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+/** Starts it; `args` are QEMU's, for disks, network and firmware. */
+export async function startMachine(t: TestContext, args: readonly string[]): Promise<OneMachine> {
+  const path = join(await ownDirectory(t), 'serial');
+  const child = spawn(
+    'qemu-system-x86_64',
+    [
+      ...[
+        '-accel',
+        'tcg',
+        '-machine',
+        'q35,graphics=off',
+        '-cpu',
+        'max',
+        '-m',
+        '128',
+        '-display',
+        'none',
+        '-nodefaults',
+      ],
+      // The guest starts once the console is there, so that nothing it prints is lost.
+      ...['-chardev', `socket,id=serial,path=${path},server=on,wait=on`, '-serial', 'chardev:serial', ...args],
+    ],
+    { stdio: ['ignore', 'ignore', 'pipe'] },
+  );
+  let complaint = '';
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    complaint += text;
+  });
+  const ended = once(child, 'exit');
+  const off = async (): Promise<void> => {
+    child.kill('SIGKILL');
+    await ended;
+  };
+  t.after(off);
+  const console = await firstConsole(path, () => {
+    if (child.exitCode !== null) throw new Error(`QEMU ended at once: ${complaint}`);
+  });
+  t.after(() => console.close());
+  return { console, off, ended };
+}
+
+async function firstConsole(path: string, stillRuns: () => void): Promise<Console> {
+  for (let tries = 0; ; tries += 1) {
+    try {
+      return await Console.connect(path, systemClock);
+    } catch (error) {
+      stillRuns();
+      if (tries === 200) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+}

@@ -1,0 +1,120 @@
+/**
+ * The trusted image against the agent's side of it: it comes up, attests, wipes both disks so that nothing of them can be read
+ * back, and reports what the machine is made of.
+ */
+import assert from 'node:assert/strict';
+import { open, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { buildLabImages } from '../../agent/drivers/qemu/images/build.ts';
+import { patternedBytes } from '../../agent/drivers/qemu/images/pattern.ts';
+import { TrustedBoots } from '../../agent/drivers/qemu/trusted.ts';
+import { systemClock } from '../../controller/runtime/clock.ts';
+import { systemRandom } from '../../controller/runtime/random.ts';
+import { bootMs, imageDirectory, imageTools, needs, ownDirectory, startMachine } from './one-machine.ts';
+
+async function trustedServer(
+  t: TestContext,
+  node: string,
+): Promise<{ boots: TrustedBoots; port: number; up: Promise<void> }> {
+  let isUp: () => void = () => {};
+  const up = new Promise<void>((resolve) => {
+    isUp = resolve;
+  });
+  const boots = new TrustedBoots({
+    clock: systemClock,
+    random: systemRandom,
+    onChange: () => boots.read(node).up && isUp(),
+  });
+  const server = createServer((request, response) => {
+    boots.handle(request, response).then(
+      (was) => was || response.writeHead(404).end(),
+      () => response.destroy(),
+    );
+  });
+  server.listen(0, '127.0.0.1');
+  await new Promise((resolve) => server.once('listening', resolve));
+  t.after(() => {
+    boots.end(node);
+    server.close();
+  });
+  return { boots, port: (server.address() as AddressInfo).port, up };
+}
+
+const mebibyte = 1 << 20;
+
+async function isBlank(path: string): Promise<boolean> {
+  const file = await open(path);
+  try {
+    for (;;) {
+      const { bytesRead, buffer } = await file.read(Buffer.alloc(mebibyte), 0, mebibyte);
+      if (bytesRead === 0) return true;
+      if (!buffer.subarray(0, bytesRead).equals(Buffer.alloc(bytesRead))) return false;
+    }
+  } finally {
+    await file.close();
+  }
+}
+
+test('the trusted image attests, wipes every disk and checks the machine', needs(...imageTools), async (t) => {
+  const { trusted } = await buildLabImages(imageDirectory);
+  const { boots, port, up } = await trustedServer(t, 'n0');
+  const directory = await ownDirectory(t);
+  const disks: string[] = [];
+  const drives: string[] = [];
+  // The second disk drops no blocks, so Quick has to overwrite it.
+  for (const [name, options] of [
+    ['sda', 'discard=unmap'],
+    ['sdb', 'discard=ignore'],
+  ]) {
+    const path = join(directory, `${name}.raw`);
+    await writeFile(path, patternedBytes(String(name), 0, 48 * mebibyte));
+    disks.push(path);
+    drives.push('-drive', `file=${path},format=raw,if=none,id=${name},${options}`);
+    drives.push(
+      '-device',
+      `virtio-blk-pci,drive=${name},serial=n0-${name},discard=${name === 'sda' ? 'on' : 'off'},write-zeroes=off`,
+    );
+  }
+  const { kernelArguments } = boots.begin('n0');
+  const control = '52:54:00:00:07:02';
+  const machine = await startMachine(t, [
+    ...['-kernel', trusted.kernel, '-initrd', trusted.initrd],
+    ...[
+      '-append',
+      `console=ttyS0 quiet bitvisor.control=${control} bitvisor.agent=http://10.0.2.2:${port}/trusted ${kernelArguments.join(' ')}`,
+    ],
+    ...['-netdev', 'user,id=n0', '-device', `virtio-net-pci,netdev=n0,romfile=,mac=${control}`, ...drives],
+  ]);
+  await Promise.race([up, machine.ended.then(() => assert.fail('the machine ended'))]);
+  assert.deepEqual(
+    boots.facts('n0')?.disks.map(({ serial, sizeBytes }) => ({ serial, sizeBytes })),
+    [
+      { serial: 'n0-sda', sizeBytes: 48 * mebibyte },
+      { serial: 'n0-sdb', sizeBytes: 48 * mebibyte },
+    ],
+  );
+
+  await boots.attest('n0', 'c0ffee');
+  assert.deepEqual(boots.read('n0'), { up: true, nonce: 'c0ffee', wiped: [], checked: false });
+
+  await assert.rejects(boots.wipe('n0', 'Crypto'), /not wiped: n0-sda: this image cannot do Crypto/);
+  assert.equal(await isBlank(disks[0] ?? ''), false);
+  await boots.wipe('n0', 'Quick');
+  assert.deepEqual(boots.read('n0').wiped, ['n0-sda', 'n0-sdb']);
+  for (const path of disks) assert.equal(await isBlank(path), true, path);
+  await boots.wipe('n0', 'Full');
+  assert.deepEqual(boots.read('n0').wiped, ['n0-sda', 'n0-sdb']);
+
+  await assert.rejects(boots.check('n0', { cores: 2 }), /1 cores instead of 2/);
+  await boots.check('n0', {
+    cores: 1,
+    minMemoryBytes: 64 * mebibyte,
+    disks: ['n0-sda', 'n0-sdb'].map((serial) => ({ serial, sizeBytes: 48 * mebibyte })),
+    links: [control],
+  });
+  assert.equal(boots.read('n0').checked, true);
+  assert.doesNotMatch(machine.console.text, new RegExp(String(kernelArguments[1]).replace(/^.*=/, '')));
+});
