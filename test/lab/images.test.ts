@@ -45,7 +45,7 @@ test(
       hostname: 'r00n07',
       sshKeys: ['ssh-ed25519 AAAA somebody'],
       instance: 'e7',
-      userData: '#!/bin/sh\necho "ran as $(id -u)" >>/root/first-boot\n',
+      userData: '#!/bin/sh\necho "ran as $(id -u)" >>~/first-boot\n',
     };
     const path = await ownDisk(t, alpha, data);
 
@@ -62,7 +62,7 @@ test(
       assert.match(page.output, /^env=alpha$/m);
       assert.match(page.output, /^hostname=r00n07$/m);
       assert.match(page.output, /^args=.*lab\.env=alpha.* tenant=one lab\.note=a=b( |$)/m);
-      const notes = await machine.console.run('cat /root/first-boot /root/.ssh/authorized_keys; sync', bootMs);
+      const notes = await machine.console.run('cat ~/first-boot ~/.ssh/authorized_keys; sync', bootMs);
       assert.equal(notes.output, 'ran as 0\nssh-ed25519 AAAA somebody', `${boot} boot`);
       assert.equal((await machine.console.run('exit 3', bootMs)).status, 3);
       await machine.off();
@@ -77,9 +77,12 @@ test('the power button ends an environment in order', needs(...imageTools), asyn
   const machine = await startMachine(t, [...disk(path), ...port, '-monitor', `unix:${monitor},server=on,wait=off`]);
   await machine.console.waitFor(/LAB-UP env=beta /, bootMs);
   await machine.console.waitFor(/LAB-READY/, bootMs);
-  await machine.console.run('until lsmod | grep -q ^button; do usleep 50000; done', bootMs);
-  connect(monitor).end('system_powerdown\n');
+  await machine.console.run('until [ -e /run/button ]; do usleep 50000; done', bootMs);
+  const hmp = connect(monitor);
+  hmp.write('system_powerdown\n');
+  await machine.console.waitFor(/Requesting system poweroff/, bootMs);
   await machine.ended;
+  hmp.destroy();
 });
 
 test(

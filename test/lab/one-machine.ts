@@ -16,7 +16,7 @@ import { systemClock } from '../../controller/runtime/clock.ts';
 import { counterpart } from '../support/counterpart.ts';
 
 /** Patience for a guest on a busy machine without hardware virtualization. */
-export const bootMs = 120_000;
+export const bootMs = 90_000;
 
 function isInstalled(program: string): boolean {
   return [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/sbin'].some((directory) => {

@@ -13,7 +13,7 @@ import { patternedBytes } from '../../agent/drivers/qemu/images/pattern.ts';
 import { TrustedBoots } from '../../agent/drivers/qemu/trusted.ts';
 import { systemClock } from '../../controller/runtime/clock.ts';
 import { systemRandom } from '../../controller/runtime/random.ts';
-import { bootMs, imageDirectory, imageTools, needs, ownDirectory, startMachine } from './one-machine.ts';
+import { imageDirectory, imageTools, needs, ownDirectory, startMachine } from './one-machine.ts';
 
 async function trustedServer(
   t: TestContext,

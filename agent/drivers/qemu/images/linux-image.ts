@@ -51,8 +51,9 @@ export const bootModules = [
   'net_failover',
   'virtio_net',
 ];
-/** Loaded after the marker: the power button; or left to commands: AoE, packet generation, virtual ports. */
+/** The power button. */
 export const lateModules = ['evdev', 'button'];
+/** Left to commands: AoE, packet generation, virtual ports. */
 const commandModules = ['aoe', 'pktgen', 'macvlan', 'tun', 'llc', 'stp', 'bridge'];
 
 const script = (name: string): Promise<Buffer> => readFile(new URL(`linux/${name}`, import.meta.url));
@@ -144,7 +145,7 @@ async function fatPartition(
 
 async function initramfs(ingredients: Ingredients): Promise<Buffer> {
   const entries: Entry[] = [
-    ...['bin', 'dev', 'proc', 'sys', 'root', 'modules'].map((path): Entry => ({ path, kind: 'Directory' })),
+    ...['bin', 'dev', 'proc', 'sys', 'disk', 'modules'].map((path): Entry => ({ path, kind: 'Directory' })),
     { path: 'dev/console', kind: 'Device', major: 5, minor: 1 },
     { path: 'init', kind: 'File', mode: 0o755, bytes: await script('initramfs-init.sh') },
     { path: 'bin/busybox', kind: 'File', mode: 0o755, bytes: await readFile(ingredients.busybox) },

@@ -20,11 +20,11 @@ while [ -z "$root" ] && [ "$tries" -lt 50 ]; do
   [ -n "$root" ] || usleep 100000
   tries=$((tries + 1))
 done
-if [ -z "$root" ] || ! mount -t ext4 "$root" /root; then
+if [ -z "$root" ] || ! mount -t ext4 "$root" /disk; then
   echo "LAB-FAIL no root file system on a disk with signature $signature" >/dev/ttyS0
   exec sleep 2147483647
 fi
-mount --move /dev /root/dev
-mount --move /proc /root/proc
-mount --move /sys /root/sys
-exec switch_root /root /sbin/init
+mount --move /dev /disk/dev
+mount --move /proc /disk/proc
+mount --move /sys /disk/sys
+exec switch_root /disk /sbin/init

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Brings a lab environment up: seed, addresses, web page, marker. Runs once a boot, before the console.
-export PATH=/bin
+export PATH=/bin HOME=/root
 dmesg -n 1
 mount -o remount,rw /
 mount -t tmpfs tmpfs /run
@@ -22,12 +22,12 @@ if [ -s /run/seed ]; then
   sed '1,/^$/d' /run/seed >/run/user-data
   hostname "$(sed -n 's/^hostname=//p' /run/seed-head)"
   instance=$(sed -n 's/^instance=//p' /run/seed-head)
-  mkdir -p /root/.ssh
-  sed -n 's/^ssh-key=//p' /run/seed-head >/root/.ssh/authorized_keys
+  mkdir -p "$HOME/.ssh"
+  sed -n 's/^ssh-key=//p' /run/seed-head >"$HOME/.ssh/authorized_keys"
 fi
 # As cloud-init does it: a script in the user data runs once for each instance.
 if [ -s /run/user-data ] && [ "$(cat /var/lib/instance 2>/dev/null)" != "$instance" ]; then
-  case $(head -c 2 /run/user-data) in '#!') chmod 700 /run/user-data && (cd /root && /run/user-data >/var/log/user-data 2>&1) ;; esac
+  case $(head -c 2 /run/user-data) in '#!') chmod 700 /run/user-data && (cd "$HOME" && /run/user-data >/var/log/user-data 2>&1) ;; esac
   echo "$instance" >/var/lib/instance
 fi
 
@@ -66,9 +66,9 @@ printf '%s\n' "$data" >/run/data-port
   echo "args=$(cat /proc/cmdline)"
 } >/run/info
 httpd -h /www -p 80
-echo "LAB-UP env=$ENVIRONMENT mac=$mac ip=${address%/*} uptime=$(cut -d' ' -f1 /proc/uptime)" >/dev/ttyS0
-
 while read -r module; do insmod "/lib/modules/$module.ko"; done </lib/modules/late
-if [ "$(argument lab.acpi)" != ignore ] && [ -e /dev/input/event0 ]; then
-  (dd if=/dev/input/event0 of=/dev/null bs=24 count=1 2>/dev/null && poweroff) &
+button=$(grep -l '^Power Button$' /sys/class/input/event*/device/name | sed -n '1s|.*/\(event[0-9]*\)/.*|/dev/input/\1|p')
+if [ "$(argument lab.acpi)" != ignore ] && [ -n "$button" ]; then
+  (exec 3<"$button" && : >/run/button && dd bs=24 count=1 <&3 >/dev/null 2>&1 && poweroff) &
 fi
+echo "LAB-UP env=$ENVIRONMENT mac=$mac ip=${address%/*} uptime=$(cut -d' ' -f1 /proc/uptime)" >/dev/ttyS0

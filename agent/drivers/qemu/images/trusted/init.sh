@@ -18,7 +18,8 @@ argument() { tr ' ' '\n' </proc/cmdline | sed -n "s/^bitvisor\.$1=//p" | tail -n
 while read -r module; do insmod "/modules/$module.ko"; done </modules/order
 # Nobody looks at it, but a guest that cannot be switched off in order costs time.
 while read -r module; do insmod "/modules/$module.ko"; done </modules/late
-[ -e /dev/input/event0 ] && (dd if=/dev/input/event0 of=/dev/null bs=24 count=1 2>/dev/null && poweroff -f) &
+button=$(grep -l '^Power Button$' /sys/class/input/event*/device/name | sed -n '1s|.*/\(event[0-9]*\)/.*|/dev/input/\1|p')
+[ -n "$button" ] && (dd if="$button" of=/dev/null bs=24 count=1 2>/dev/null && poweroff -f) &
 
 say "starting"
 agent=$(argument agent)
