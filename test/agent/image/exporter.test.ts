@@ -11,11 +11,11 @@ import { startNbdServer } from '../../../agent/image/nbd-server.ts';
 import { sha256 } from '../../../agent/image/tree.ts';
 import { systemClock } from '../../../controller/runtime/clock.ts';
 import { bench } from './cache-support.ts';
-import { skipWithout } from './programs.ts';
+import { needs } from './programs.ts';
 import { mib, noise } from './support.ts';
 
 const run = promisify(execFile);
-const skip = skipWithout('nbdinfo', 'nbdcopy');
+const clients = needs('nbdinfo', 'nbdcopy');
 
 async function exporterOf(t: TestContext, cache: RackCache): Promise<ImageExporter & { uri(name: string): string }> {
   const directory = await mkdtemp(join(tmpdir(), 'exporter-'));
@@ -29,7 +29,7 @@ async function exporterOf(t: TestContext, cache: RackCache): Promise<ImageExport
   return Object.assign(exporter, { uri: (name: string) => `nbd+unix:///${name}?socket=${socketPath}` });
 }
 
-test('an image is exported once its digest is known, and is gone when it is closed', { skip }, async (t) => {
+test('an image is exported once its digest is known, and is gone when it is closed', clients, async (t) => {
   const image = noise(4 * mib);
   const { start, spec, directory } = await bench(t, image);
   const exporter = await exporterOf(t, await start());
@@ -46,7 +46,7 @@ test('an image is exported once its digest is known, and is gone when it is clos
   assert.equal(exporter.servedBytes(), 2 * image.length);
 });
 
-test('another file is not exported, and named by what it is', { skip }, async (t) => {
+test('another file is not exported, and named by what it is', clients, async (t) => {
   const image = noise(2 * mib);
   const { start, spec, origin } = await bench(t, image);
   const exporter = await exporterOf(t, await start());
@@ -60,7 +60,7 @@ test('another file is not exported, and named by what it is', { skip }, async (t
   assert.equal((await exporter.open('n0', spec())).digest, spec().sha256);
 });
 
-test('an export that is closed while it is opened does not appear afterwards', { skip }, async (t) => {
+test('an export that is closed while it is opened does not appear afterwards', clients, async (t) => {
   const { start, spec } = await bench(t, noise(2 * mib));
   const exporter = await exporterOf(t, await start());
   const opening = exporter.open('n0', spec());

@@ -13,11 +13,11 @@ import type { ExportedImage } from '../../../agent/image/nbd-session.ts';
 import { descriptorBytes, digestOf } from '../../../agent/image/tree.ts';
 import { systemClock } from '../../../controller/runtime/clock.ts';
 import { seededRandom } from '../../../controller/runtime/random.ts';
-import { skipWithout } from './programs.ts';
+import { needs } from './programs.ts';
 import { kib, mib, noise, startOrigin, treeFileOf } from './support.ts';
 
 const run = promisify(execFile);
-const skip = skipWithout('nbdinfo', 'nbdcopy', 'qemu-img', 'qemu-io');
+const clients = needs('nbdinfo', 'nbdcopy', 'qemu-img', 'qemu-io');
 
 /** An image of bytes in memory. */
 function exported(image: Buffer, blockBytes = 64 * kib): ExportedImage {
@@ -83,7 +83,7 @@ function holed(bytes: number): Buffer {
   return image;
 }
 
-test('libnbd reads the image, its size, its zeros, and that it is read-only', { skip }, async (t) => {
+test('libnbd reads the image, its size, its zeros, and that it is read-only', clients, async (t) => {
   const image = holed(8 * mib + 512);
   const { server, directory, uri, errors } = await setup(t);
   server.add('n0-secret', { image: exported(image) });
@@ -114,18 +114,20 @@ test('libnbd reads the image, its size, its zeros, and that it is read-only', { 
   assert.deepEqual(errors, []);
 });
 
-test('names are not listed, an unknown one is refused, and the size of one is told to who knows it', {
-  skip,
-}, async (t) => {
-  const { server, uri } = await setup(t);
-  server.add('n0-secret', { image: exported(holed(4 * mib)) });
-  await assert.rejects(run('nbdinfo', ['--list', uri('')]), /not listed|policy|list/i);
-  await assert.rejects(run('nbdinfo', [uri('n1-guess')]), /No such file|no such export/);
-  await assert.rejects(run('nbdinfo', [uri('')]), /No such file|no such export/);
-  assert.equal((await run('nbdinfo', ['--size', uri('n0-secret')])).stdout.trim(), String(4 * mib));
-});
+test(
+  'names are not listed, an unknown one is refused, and the size of one is told to who knows it',
+  clients,
+  async (t) => {
+    const { server, uri } = await setup(t);
+    server.add('n0-secret', { image: exported(holed(4 * mib)) });
+    await assert.rejects(run('nbdinfo', ['--list', uri('')]), /not listed|policy|list/i);
+    await assert.rejects(run('nbdinfo', [uri('n1-guess')]), /No such file|no such export/);
+    await assert.rejects(run('nbdinfo', [uri('')]), /No such file|no such export/);
+    assert.equal((await run('nbdinfo', ['--size', uri('n0-secret')])).stdout.trim(), String(4 * mib));
+  },
+);
 
-test('QEMU reads the image, finds its holes, and cannot write', { skip }, async (t) => {
+test('QEMU reads the image, finds its holes, and cannot write', clients, async (t) => {
   const image = holed(8 * mib);
   const { server, directory, uri } = await setup(t);
   server.add('n0', { image: exported(image) });
@@ -154,7 +156,7 @@ test('QEMU reads the image, finds its holes, and cannot write', { skip }, async 
   await assert.rejects(run('qemu-io', ['-f', 'raw', '-c', 'write 0 512', uri('n0')]), /read-only|Read-only|permi/i);
 });
 
-test('an export that is removed drops its clients, and is gone when that is said', { skip }, async (t) => {
+test('an export that is removed drops its clients, and is gone when that is said', clients, async (t) => {
   const { server, uri } = await setup(t, { rateBytes: 8 * mib });
   server.add('n0', { image: exported(noise(64 * mib)) });
   server.add('n1', { image: exported(noise(mib)) });
@@ -172,7 +174,7 @@ test('an export that is removed drops its clients, and is gone when that is said
   assert.throws(() => server.add('n1', { image: exported(noise(mib)) }), /open already/);
 });
 
-test('a bandwidth is kept', { skip }, async (t) => {
+test('a bandwidth is kept', clients, async (t) => {
   const rateBytes = 24 * mib;
   const { server, uri } = await setup(t, { rateBytes });
   server.add('n0', { image: exported(noise(12 * mib)) });
@@ -183,7 +185,7 @@ test('a bandwidth is kept', { skip }, async (t) => {
   assert.ok(tookMs > 0.95 * 1000, `${tookMs} ms for what takes 1000 at this rate`);
 });
 
-test('the cache behind it serves eight clients for one image from the origin', { skip }, async (t) => {
+test('the cache behind it serves eight clients for one image from the origin', clients, async (t) => {
   const image = holed(16 * mib);
   const treeFile = treeFileOf(image);
   const origin = await startOrigin({ '/image.raw': image, '/image.raw.fsverity': treeFile });

@@ -1,7 +1,9 @@
-/** Programs of others that a test needs, and what is said where they are missing. */
+/** Programs of others that a test needs, and the Debian packages that hold them. */
 import { accessSync, constants } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import process from 'node:process';
+import type { TestOptions } from 'node:test';
+import { counterpart } from '../../support/counterpart.ts';
 
 const packages: Readonly<Record<string, string>> = {
   fsverity: 'fsverity',
@@ -10,6 +12,8 @@ const packages: Readonly<Record<string, string>> = {
   nbdkit: 'nbdkit',
   'qemu-img': 'qemu-utils',
   'qemu-io': 'qemu-utils',
+  aoecfg: 'aoetools',
+  aoeping: 'aoetools',
   vblade: 'vblade',
   ip: 'iproute2',
 };
@@ -25,10 +29,15 @@ function isThere(program: string): boolean {
   });
 }
 
-/** For a test's `skip`: false where all programs are there. */
-export function skipWithout(...programs: readonly string[]): string | false {
+/** Options of a test that needs them: skipped loudly where one is missing, an error with CI=true. */
+export function needs(...programs: readonly string[]): TestOptions {
   const missing = programs.filter((program) => !isThere(program));
-  if (missing.length === 0) return false;
   const wanted = [...new Set(missing.map((program) => packages[program] ?? program))];
-  return `NOT TESTED against independent programs: ${missing.join(', ')} missing (apt-get install ${wanted.join(' ')})`;
+  return counterpart(missing.join(' and '), missing.length === 0, `apt-get install ${wanted.join(' ')}`);
+}
+
+/** The same for a test that makes network namespaces. */
+export function needsRoot(...programs: readonly string[]): TestOptions {
+  const isRoot = process.getuid?.() === 0;
+  return isRoot ? needs(...programs) : counterpart('root', false, 'run it as root, for network namespaces');
 }

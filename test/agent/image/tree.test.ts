@@ -14,10 +14,10 @@ import {
   encodeDescriptor,
   TreeLayout,
 } from '../../../agent/image/tree.ts';
-import { skipWithout } from './programs.ts';
+import { needs } from './programs.ts';
 import { kib, mib, noise, treeFileOf } from './support.ts';
 
-test('tree and digest are those of fsverity', { skip: skipWithout('fsverity') }, (t) => {
+test('tree and digest are those of fsverity', needs('fsverity'), (t) => {
   const directory = mkdtempSync(join(tmpdir(), 'tree-'));
   t.after(() => rmSync(directory, { recursive: true }));
   const path = (name: string): string => join(directory, name);
