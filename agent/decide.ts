@@ -10,7 +10,7 @@
  */
 import type { Certificate, Failure } from '../controller/api/protocol.generated.ts';
 import type { MachineFacts, Readings } from './drivers/port.ts';
-import { type Act, type Context, failure, met, type Outcome, powerIs } from './needs.ts';
+import { type Act, type Context, failure, met, type Outcome, powerIs, waitFor } from './needs.ts';
 import { reclaimStep } from './reclaim.ts';
 import { copyComplete, type Row, type RowOperation } from './row.ts';
 import { devirtualizeStep, isolateStep, keepControlPort, planOf, reimageStep } from './tenancy.ts';
@@ -34,7 +34,9 @@ export function decide(row: Row, readings: Readings, options: DecideOptions): De
   stepIsolation(ctx);
   stepOperation(ctx);
   keepPlan(ctx);
-  if (!ctx.acts.some((act) => act.kind === 'fabric' && act.role === 'Control')) keepControlPort(ctx);
+  const movesControl = (): boolean => ctx.acts.some((act) => act.kind === 'fabric' && act.role === 'Control');
+  if (!movesControl()) keepControlPort(ctx);
+  if (!movesControl()) keepControlClosed(ctx);
   return { row: ctx.row, acts: ctx.acts, waits: ctx.waits };
 }
 
@@ -114,6 +116,23 @@ function finish(ctx: Context, failed: Failure | undefined): void {
     ...ctx.row,
     operation: failed === undefined ? { ...rest, status: 'Done' } : { ...rest, status: 'Failed', failure: failed },
   };
+}
+
+/** Between two attempts to close a control port that would not close, or that strayed. */
+const closeAgainMs = 60_000;
+
+/** After a commit the guest may see the control port: it is closed for good, whatever became of the operation that was to do it. */
+function keepControlClosed(ctx: Context): void {
+  const { row, readings } = ctx;
+  if (row.kind !== 'Tenancy' || !row.commitSent || row.operation?.status === 'Running') return;
+  const { ports, controlChange } = readings.fabric;
+  const isOpen = ports.some((port) => port.role === 'Control' && !(port.state === 'Ready' && port.domain === 'closed'));
+  if (!isOpen || controlChange?.status === 'Pending') return;
+  waitFor(ctx, 'control/closed', closeAgainMs, () => {
+    const token = `${row.node}.${row.epoch}.closed.${ctx.nowMs}`;
+    ctx.acts.push({ kind: 'fabric', role: 'Control', domain: 'closed', token });
+    return { kind: 'Waiting' };
+  });
 }
 
 /** Once a valid map was seen, the next boot must find it; and a throttle lasts. The core asks only for what is new. */

@@ -147,6 +147,10 @@ function stalledBecause(draft: Draft, sum: Tally, trouble: { code: string; messa
   if (orphan !== undefined) {
     return yes('NodeOrphaned', `${orphan.name} lost its record while in use; adopt or end it (its spec.decision)`);
   }
+  const held = sum.views.find((view) => view.claimed && (view.state === 'Quarantined' || view.state === 'Orphaned'));
+  if (held !== undefined && held.failure === undefined) {
+    return yes('NodeHeld', `${held.name} is ${held.state}; its status.message says why, and a person decides`);
+  }
   if (sum.failed > 0 && draft.input.allocation.spec.failurePolicy === 'Report') {
     const first = sum.views.find((view) => view.failure !== undefined);
     return yes('NodesFailed', `${sum.failed} nodes failed in use, first ${first?.name}: ${first?.failure?.message}`);

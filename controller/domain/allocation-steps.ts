@@ -95,7 +95,8 @@ function heldUntil(draft: Draft): number | undefined {
 const nothingStarted = (draft: Draft): boolean =>
   [...draft.nodes, ...draft.replaced].every((name) => {
     const view = draft.input.member(name);
-    return view.claimed ? !view.guestStarted && view.state === 'Isolating' : true;
+    // One whose claim was lost may run this tenant's guest: its tenant keeps the grace period.
+    return view.claimed ? !view.guestStarted && view.state === 'Isolating' : view.state !== 'Orphaned';
   });
 
 function setWindowEnd(draft: Draft, spec: NodeAllocationSpec): void {

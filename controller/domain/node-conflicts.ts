@@ -50,19 +50,6 @@ export function findConflict(
       message: "a tenant's guest was started on it, and no claim is recorded here",
     };
   }
-  if (
-    claim &&
-    !end &&
-    record.epoch === claim.epoch &&
-    record.allocation !== undefined &&
-    record.allocation !== claim.allocation.uid &&
-    !record.guestStarted
-  ) {
-    return quarantined(
-      'RecordsDisagree',
-      `the agent holds it for allocation ${record.allocation}, the record here for ${claim.allocation.uid}`,
-    );
-  }
   if (claim && !end && status.commitSent?.epoch === claim.epoch && record.epoch < claim.epoch) {
     return quarantined(
       'RecordsDisagree',

@@ -101,7 +101,9 @@ export const tenancyPath: readonly TenancyRow[] = [
       verb: 'isolate',
       args: { domain, egress, allocation: allocationUid },
     }),
-    until: (facts, { domain, egress }) => facts.record.guestStarted || isolatedIn(facts, domain, egress),
+    // An allocation that took over a claim before the guest was started must be known to the agent, even where the domain is the same.
+    until: (facts, { domain, egress, allocationUid }) =>
+      facts.record.guestStarted || (isolatedIn(facts, domain, egress) && facts.record.allocation === allocationUid),
     endsWhen: "every data port was read back in the allocation's domain",
     bootOrder: 'Network',
     bootServer: 'Nothing',

@@ -70,3 +70,27 @@ test('streams share the image server, and progress comes in sixteenths at most',
   assert.equal(Math.round(room.core.counters().imageBytes / 1e9), 64);
   room.close();
 });
+
+test('a guest that runs without a hypervisor does not see provisioning while its re-imaging is prepared', async () => {
+  const room = new AgentRoom();
+  await room.runAll(enrolment, 1);
+  await room.runAll(tenancy, 2);
+  assert.equal(await room.run(steps.isolate(), 3), 'Done');
+  const control = () => room.seen().ports.find(({ role }) => role === 'Control')?.domain;
+  assert.equal(control(), 'closed');
+  assert.equal(await room.run(steps.reimage(environment('r2')), 3), 'Done');
+  assert.equal(control(), 'provisioning');
+  room.close();
+});
+
+test('a control port that would not close after the commit is closed later all the same', async () => {
+  const room = new AgentRoom();
+  await room.runAll(enrolment, 1);
+  await room.runAll(tenancy.slice(0, 3), 2);
+  room.rack.failNext('n0', 'fabric');
+  assert.equal(await room.run(steps.commit, 2), 'Failed');
+  const control = () => room.seen().ports.find(({ role }) => role === 'Control')?.domain;
+  assert.equal(room.seen().vmm, 'Absent');
+  await room.clock.runUntil(() => control() === 'closed', 300_000);
+  room.close();
+});

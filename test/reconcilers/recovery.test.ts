@@ -261,3 +261,42 @@ test('a way out that somebody opened at the switch of a running node is closed a
   assert.deepEqual(counts(hall, [name], 'power'), before);
   await hall.stop();
 });
+
+test('a claim that is taken over before its guest was started goes on under its new owner', async () => {
+  const hall = new MachineHall({ r0: 'r0n0' }, testRoom);
+  await hall.addAgents();
+  await hall.start();
+  await hall.clock.runUntil(() => hall.inState('Available') === 1);
+  await hall.environment('rocky');
+  const isolation = { egress: 'None', group: 'project' } as const;
+  await hall.allocation('job', 'rocky', 1, { isolation, deletionPolicy: 'Retain' });
+  await hall.clock.runUntil(() => claimedNames(hall).length === 1 && hall.history('r0n0', 'port') > 0);
+  await hall.kube.delete(nodeAllocations, { namespace: 'cfd', name: 'job' });
+  await hall.clock.runUntil(() => hall.seen('job') === undefined);
+  assert.equal(hall.history('r0n0', 'guest'), 0, 'the guest must not have been started for this test');
+  await hall.allocation('job', 'rocky', 1, { isolation });
+  await hall.clock.runUntil(() => settled(hall, 'job'));
+  assert.equal(hall.history('r0n0', 'imaged'), 1);
+  await hall.stop();
+});
+
+test('an allocation says which of its nodes is held, and its tenant keeps the grace period of a node whose record was lost', async () => {
+  const hall = await running(2, 2);
+  hall.agents.detach('r0');
+  const uid = 'a-machine-of-another-serial-number';
+  await hall.kube.patch(
+    physicalNodes,
+    { name: 'r0n0' },
+    { status: { systemUuid: uid } },
+    { type: 'merge', subresource: 'status' },
+  );
+  hall.restartAgent('r0');
+  await hall.clock.runUntil(() => reason(hall, 'job', 'Stalled') === 'NodeHeld');
+  await hall.forgetStatus('r0n1');
+  await hall.clock.runUntil(() => node(hall, 'r0n1')?.status?.state === 'Orphaned');
+  await hall.kube.delete(nodeAllocations, { namespace: 'cfd', name: 'job' });
+  await hall.clock.advance(60_000);
+  assert.equal(hall.seen('job')?.status?.ends?.reason, 'Deleted');
+  assert.equal(hall.seen('job')?.status?.ending, undefined, 'the grace period is not over');
+  await hall.stop();
+});

@@ -67,12 +67,14 @@ export class AgentNetwork implements AgentConnector {
 
   /** Whoever speaks for the rack now is reached from now on; undefined: nobody. */
   attach(host: AgentHost): void {
-    if (this.cut.has(host.name) || !host.reachable) this.#memory.detach(host.name);
-    else this.#memory.attach(host.name, host.peer());
+    this.#clock.run(() => {
+      if (this.cut.has(host.name) || !host.reachable) this.#memory.detach(host.name);
+      else this.#memory.attach(host.name, host.peer());
+    });
   }
 
   detach(name: string): void {
-    this.#memory.detach(name);
+    this.#clock.run(() => this.#memory.detach(name));
   }
 
   connect(address: AgentAddress): AgentLink {

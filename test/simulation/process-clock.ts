@@ -39,8 +39,9 @@ export class ProcessClock implements Clock {
   setTimer(delayMs: number, fn: () => void): () => void {
     if (this.#state === 'Dead') return () => {};
     let cancelled = false;
-    // Never early: a deadline that is short of its time by a rounding error would be set again without end.
-    const worldMs = this.#rate === 1 ? delayMs : Math.ceil(delayMs / this.#rate) + 1;
+    // Whole milliseconds and never early, as timers are: a deadline that is short of its time by a rounding error would be set again
+    // without end.
+    const worldMs = Math.ceil(delayMs / this.#rate) + (this.#rate === 1 ? 0 : 1);
     const cancel = this.#world.setTimer(worldMs, () =>
       this.run(() => {
         if (!cancelled) fn();

@@ -106,7 +106,7 @@ class Run {
       host.dieAt('act', Number.POSITIVE_INFINITY);
       host.start();
     }
-    for (const one of world.processes) one.dieAt('after', Number.POSITIVE_INFINITY);
+    for (const one of [...world.processes]) one.dieAt('after', Number.POSITIVE_INFINITY);
     for (const node of world.nodes()) if (node.spec?.maintenance) await this.people.maintain(node, false);
     for (const { metadata, spec } of world.allocations()) {
       await this.people.editAllocation(metadata.name, {

@@ -135,11 +135,11 @@ export class World {
   }
 
   attachAgent(host: AgentHost): void {
-    for (const one of this.processes) one.agents.attach(host);
+    for (const one of [...this.processes]) one.agents.attach(host);
   }
 
   detachAgent(name: string): void {
-    for (const one of this.processes) one.agents.detach(name);
+    for (const one of [...this.processes]) one.agents.detach(name);
   }
 
   hostOf(node: string): AgentHost {
@@ -176,7 +176,7 @@ export class World {
   }
 
   stop(): void {
-    for (const one of this.processes) one.kill('the run is over');
+    for (const one of [...this.processes]) one.kill('the run is over');
     for (const host of this.agents.values()) host.kill();
   }
 }

@@ -76,7 +76,7 @@ export const agentFaults: FaultFamily = {
       strike: (world, random) => {
         const host = anyHost(world, random);
         if (host === undefined) return false;
-        const from = chance(random, 0.5) ? world.processes : world.processes.slice(0, 1);
+        const from = chance(random, 0.5) ? [...world.processes] : world.processes.slice(0, 1);
         for (const one of from) {
           one.agents.cut.add(host.name);
           one.agents.detach(host.name);
@@ -87,7 +87,7 @@ export const agentFaults: FaultFamily = {
         return true;
       },
       end: (world) => {
-        for (const one of world.processes) for (const host of world.agents.values()) mend(one.agents, host);
+        for (const one of [...world.processes]) for (const host of world.agents.values()) mend(one.agents, host);
       },
     },
     {

@@ -63,7 +63,7 @@ export const apiFaults: FaultFamily = {
         return true;
       },
       end: (world) => {
-        for (const one of world.processes) one.kube.cut = false;
+        for (const one of [...world.processes]) one.kube.cut = false;
       },
     },
     {

@@ -49,7 +49,7 @@ export const operatorFaults: FaultFamily = {
         return true;
       },
       end: (world) => {
-        for (const one of world.processes) one.clock.resume();
+        for (const one of [...world.processes]) one.clock.resume();
       },
     },
     {

@@ -8,8 +8,8 @@ const tenancy = 'agent/tenancy.ts';
 const reclaim = 'agent/reclaim.ts';
 const states = 'controller/domain/states.ts';
 
-const isolatingUntil = 'facts.record.guestStarted || isolatedIn(';
-const isolatingAtOnce = 'facts.record.epoch > 0 || isolatedIn(';
+const isolatingUntil = 'facts.record.guestStarted || (isolatedIn(';
+const isolatingAtOnce = 'facts.record.epoch > 0 || (isolatedIn(';
 
 const fencing: readonly Mutant[] = [
   {
