@@ -201,7 +201,7 @@ async function spotCheck(seeking: Seeking, tree: DigestTree, store: BlockStore):
     // Once more: it may have been corrupted on the way.
     if (!tree.verifies(block, bytes)) bytes = await read();
     if (!tree.verifies(block, bytes)) return false;
-    await store.write(block, bytes);
+    await store.write(block, [bytes]);
   }
   return true;
 }
@@ -259,7 +259,7 @@ async function ingest(
       shared.counters.originBytes += bytes.length;
       const hash = hashBlock(bytes, layout.blockBytes);
       take(block, bytes, hash);
-      const isKept = hash.equals(zero) || (await store.write(block, bytes));
+      const isKept = hash.equals(zero) || store.has(block) || (await store.write(block, [bytes])) === 1;
       if (!isKept && !ranges) {
         throw new OriginError(
           'Refused',

@@ -131,42 +131,59 @@ export class BlockStore {
     return ((this.#present[block >> 3] ?? 0) & (1 << (block & 7))) !== 0;
   }
 
-  /** The bytes of a present block; `undefined` when it is not present, or its disk does not give it back. */
-  async read(block: number, length: number): Promise<Buffer | undefined> {
-    if (!this.has(block)) return undefined;
-    const segment = this.#segment(block);
+  /** How many blocks from `first` on lie behind each other in one segment, at most `most`. */
+  reach(first: number, most: number): number {
+    return Math.min(most, this.#blocksASegment - (first % this.#blocksASegment));
+  }
+
+  /**
+   * Reads present blocks that lie behind each other (see `reach`) at once.
+   * @returns for each its bytes, or `undefined` when its disk does not give it back
+   */
+  async read(first: number, lengths: readonly number[]): Promise<(Buffer | undefined)[]> {
+    const segment = this.#segment(first);
     this.#options.budget.touch(segment);
     segment.busy++;
     try {
       const handle = await this.#handleOf(segment);
-      const bytes = Buffer.allocUnsafe(length);
-      const { bytesRead } = await handle.read(bytes, 0, length, this.#offset(block));
-      return bytesRead === length ? bytes : undefined;
+      const buffers = lengths.map((length) => Buffer.allocUnsafeSlow(length));
+      const { bytesRead } = await handle.readv(buffers, this.#offset(first));
+      let left = bytesRead;
+      return buffers.map((buffer) => {
+        left -= buffer.length;
+        return left >= 0 ? buffer : undefined;
+      });
     } catch {
-      return undefined;
+      return lengths.map(() => undefined);
     } finally {
       segment.busy--;
     }
   }
 
-  /** @returns whether there was room; @throws when the disk fails */
-  async write(block: number, bytes: Buffer): Promise<boolean> {
-    if (this.has(block)) return true;
-    const segment = this.#segment(block);
+  /**
+   * Writes blocks that are not present and lie behind each other (see `reach`) at once.
+   * @returns for how many there was room; @throws when the disk fails: then none is present
+   */
+  async write(first: number, blocks: readonly Buffer[]): Promise<number> {
+    const { budget, blockBytes } = this.#options;
+    const segment = this.#segment(first);
     segment.busy++;
-    this.#options.budget.touch(segment);
-    let isTaken = false;
+    budget.touch(segment);
+    let taken = 0;
     try {
-      isTaken = this.#options.budget.take(segment, this.#options.blockBytes);
-      if (!isTaken) return false;
+      while (taken < blocks.length && budget.take(segment, blockBytes)) taken++;
+      if (taken === 0) return 0;
       const handle = await this.#handleOf(segment);
-      await handle.write(bytes, 0, bytes.length, this.#offset(block));
-      segment.blocks++;
+      const kept = blocks.slice(0, taken);
+      const { bytesWritten } = await handle.writev(kept, this.#offset(first));
+      if (bytesWritten !== kept.reduce((sum, { length }) => sum + length, 0))
+        throw new Error('the disk took a part only');
+      segment.blocks += taken;
       segment.isDirty = true;
-      this.#mark(block, true);
-      return true;
+      for (let block = first; block < first + taken; block++) this.#mark(block, true);
+      return taken;
     } catch (error) {
-      if (isTaken) this.#options.budget.release(this.#options.blockBytes);
+      budget.release(taken * blockBytes);
       throw error;
     } finally {
       segment.busy--;

@@ -262,6 +262,7 @@ export class RackCache {
       const acquired = await acquire(
         { spec, origin, shared: this.#shared, signal, patienceMs, mostTreeBytes },
         async (layout) => {
+          if (store !== undefined) await this.#discard(store);
           await rm(this.#directory(spec.sha256), { recursive: true, force: true });
           store = await this.#openStore(spec.sha256, layout);
           store.isOpen = true;
@@ -271,10 +272,7 @@ export class RackCache {
       await this.#remember(spec.sha256, acquired);
       return acquired;
     } catch (error) {
-      if (store !== undefined) {
-        this.#stores.delete(store);
-        await store.remove();
-      }
+      if (store !== undefined) await this.#discard(store);
       throw error;
     }
   }
@@ -320,6 +318,10 @@ export class RackCache {
   async #forget(digest: string, { store, treeBytes }: Resting): Promise<void> {
     this.#resting.delete(digest);
     this.#budget.charge(-treeBytes);
+    await this.#discard(store);
+  }
+
+  async #discard(store: BlockStore): Promise<void> {
     this.#stores.delete(store);
     await store.remove();
   }

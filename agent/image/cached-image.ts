@@ -32,11 +32,13 @@ export interface Extent {
 /** Asks of a random reader, in bytes: a boot reads in small steps all over the disk, and each step should be answered soon. */
 const leapBytes = 262_144;
 /** Asks of a sequential reader, large enough to keep a gigabit busy at 20 ms, a few of them under way at once. */
-const strideBytes = 1_048_576;
-const aheadBytes = 4_194_304;
+const strideBytes = 2_097_152;
+const aheadBytes = 6_291_456;
 const mostFetches = 8;
 /** Prefetching leaves places free for readers that leap. */
-const mostPrefetches = 5;
+const mostPrefetches = 4;
+/** Of blocks that are written to the disk, or read from it, by one call. */
+const mostAtOnce = 16;
 
 /** What the image shares with the others of its rack. */
 export interface Shared {
@@ -78,8 +80,11 @@ export class CachedImage {
   readonly #parts: ImageParts;
   readonly #shared: Shared;
   readonly #pending = new Map<number, Pending>();
-  /** Verified blocks on their way to the disk. */
+  /** Verified blocks on their way to the disk, in the order in which they came. */
   readonly #writing = new Map<number, Buffer>();
+  /** What lets the next ones through once they are written. */
+  readonly #leaves = new Map<number, () => void>();
+  #isWriting = false;
   readonly #abort = new AbortController();
   readonly #fetches = new Gate(mostFetches);
   readonly #own = new Counters();
@@ -121,7 +126,7 @@ export class CachedImage {
     const first = Math.floor(offset / this.blockBytes);
     const last = Math.floor((offset + length - 1) / this.blockBytes);
     const blocks: (Buffer | Promise<Buffer> | undefined)[] = [];
-    for (let block = first; block <= last; block++) blocks.push(this.#block(block));
+    for (let block = first; block <= last; block++) blocks.push(this.#block(block, last));
     this.#readAhead(first, last);
     const ready = blocks.some((block) => block instanceof Promise)
       ? await this.#wait(blocks)
@@ -179,8 +184,8 @@ export class CachedImage {
     }
   }
 
-  /** `undefined` for zeros. */
-  #block(block: number): Buffer | Promise<Buffer> | undefined {
+  /** `undefined` for zeros. @param last the last block that the same reader wants */
+  #block(block: number, last: number): Buffer | Promise<Buffer> | undefined {
     const { tree, id, store } = this.#parts;
     const { memory, counters } = this.#shared;
     if (tree.isZero(block)) return undefined;
@@ -195,7 +200,7 @@ export class CachedImage {
       return pending.promise;
     }
     if (this.#abort.signal.aborted) return Promise.reject(this.#abort.signal.reason);
-    if (store.has(block)) return this.#fromDisk(block);
+    if (store.has(block)) return this.#fromDisk(block, last);
     const isSequential = block > 0 && this.#isHere(block - 1);
     const run = this.#claim(block, isSequential ? strideBytes : leapBytes);
     void this.#fetch(block, run);
@@ -253,25 +258,39 @@ export class CachedImage {
     this.#pending.delete(block);
   }
 
-  #fromDisk(block: number): Promise<Buffer> {
-    const { promise } = this.#addPending(block);
-    void (async () => {
-      const { tree, store } = this.#parts;
-      const { counters } = this.#shared;
-      const bytes = await store.read(block, tree.layout.lengthOf(block));
+  /** The block, and what follows on the disk of what the reader wants. */
+  #fromDisk(first: number, last: number): Promise<Buffer> {
+    const { id, store, tree } = this.#parts;
+    const most = store.reach(first, Math.min(mostAtOnce, last - first + 1));
+    const lengths: number[] = [];
+    for (let block = first; block < first + most; block++) {
+      const isHeld = this.#pending.has(block) || this.#shared.memory.has(id, block);
+      if (!store.has(block) || isHeld) break;
+      this.#addPending(block);
+      lengths.push(tree.layout.lengthOf(block));
+    }
+    const { promise } = this.#pendingOf(first);
+    void this.#readDisk(first, lengths);
+    return promise;
+  }
+
+  async #readDisk(first: number, lengths: readonly number[]): Promise<void> {
+    const { tree, store } = this.#parts;
+    const { counters, onFault } = this.#shared;
+    for (const [index, bytes] of (await store.read(first, lengths)).entries()) {
+      const block = first + index;
       if (bytes !== undefined && tree.verifies(block, bytes)) {
         counters.diskHits++;
         this.#deliver(block, bytes);
-        return;
+        continue;
       }
       if (bytes !== undefined) {
         counters.corruptOnDisk++;
-        this.#shared.onFault(this.digest, new Error(`block ${block} on the rack's disk is corrupt: fetched again`));
+        onFault(this.digest, new Error(`block ${block} on the rack's disk is corrupt: fetched again`));
       }
       store.distrust(block);
-      await this.#fetch(block, 1);
-    })();
-    return promise;
+      void this.#fetch(block, 1);
+    }
   }
 
   /** Fetches blocks that are marked as under way, until all are there or the image is closed. Never throws. */
@@ -335,20 +354,37 @@ export class CachedImage {
 
   /** Hands a verified block to who waits, and to the disk. */
   async #keep(block: number, bytes: Buffer): Promise<void> {
-    const { toDisk, onFault, counters } = this.#shared;
-    const leave = await toDisk.enter(bytes.length);
+    const leave = await this.#shared.toDisk.enter(bytes.length);
     this.#writing.set(block, bytes);
+    this.#leaves.set(block, leave);
     this.#deliver(block, bytes);
-    void (async () => {
-      try {
-        if (!(await this.#parts.store.write(block, bytes))) counters.notStored++;
-      } catch (error) {
-        counters.notStored++;
-        onFault(this.digest, error);
-      } finally {
-        this.#writing.delete(block);
-        leave();
+    void this.#write();
+  }
+
+  /** Writes what is there, as many neighbours at once as came meanwhile. Never throws. */
+  async #write(): Promise<void> {
+    if (this.#isWriting) return;
+    this.#isWriting = true;
+    const { counters, onFault } = this.#shared;
+    for (const [first] of this.#writing) {
+      const blocks: Buffer[] = [];
+      const most = this.#parts.store.reach(first, mostAtOnce);
+      for (let bytes = this.#writing.get(first); bytes !== undefined && blocks.length < most; ) {
+        blocks.push(bytes);
+        bytes = this.#writing.get(first + blocks.length);
       }
-    })();
+      try {
+        counters.notStored += blocks.length - (await this.#parts.store.write(first, blocks));
+      } catch (error) {
+        counters.notStored += blocks.length;
+        onFault(this.digest, error);
+      }
+      for (let block = first; block < first + blocks.length; block++) {
+        this.#writing.delete(block);
+        this.#leaves.get(block)?.();
+        this.#leaves.delete(block);
+      }
+    }
+    this.#isWriting = false;
   }
 }
