@@ -8,7 +8,7 @@
 import { createHmac, timingSafeEqual } from 'node:crypto';
 
 export const headerBytes = 16;
-export const macBytes = 16;
+const macBytes = 16;
 export const largestBodyBytes = 65_536;
 
 export interface Frame {

@@ -11,7 +11,7 @@ import { type DirectionKeys, encodeFrame, FrameReader } from './frame.ts';
 import { decode, encode, type Message } from './messages.ts';
 
 /** STATUS comes at least every 5 s. */
-export const silenceMs = 15_000;
+const silenceMs = 15_000;
 
 export interface SessionOptions {
   readonly stream: Duplex;
