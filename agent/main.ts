@@ -2,7 +2,8 @@
  * Starts the agents of one or many racks in this process, each with its own log, machines, certificate and port.
  *
  * Invariants:
- * 1. Files of a rack are below `dataDir/<name>`: `log.sqlite` (the agent's) and `room.sqlite` (the simulated machines').
+ * 1. Files of a rack are below `dataDir/<name>`: `log.sqlite` (the agent's), and `room.sqlite` (simulated machines') or what other
+ *    drivers keep.
  * 2. Either every agent listens, or none does and the error names the rack.
  */
 import { join } from 'node:path';
@@ -43,7 +44,7 @@ export interface AgentsLog {
   error(fields: object, message: string): void;
 }
 
-export interface LocalAgentsOptions {
+interface LocalAgentsOptions {
   readonly racks: readonly RackSpec[];
   /** Absent: nothing outlives the process. */
   readonly dataDir?: string;
@@ -54,6 +55,8 @@ export interface LocalAgentsOptions {
 }
 
 export interface AgentsOptions extends LocalAgentsOptions {
+  /** Absent: the machines are simulated. */
+  readonly openDrivers?: OpenDrivers;
   readonly tls: (rack: RackSpec) => ServerTls | Promise<ServerTls>;
   /** 127.0.0.1 when absent. */
   readonly host?: string;
@@ -61,25 +64,62 @@ export interface AgentsOptions extends LocalAgentsOptions {
   readonly operator?: { readonly commonName: string; readonly organization?: string };
 }
 
-/** One rack without a transport: the benchmark and in-process tests reach its core directly. */
-export interface LocalAgent {
-  readonly spec: RackSpec;
+/** One rack without a transport. */
+interface LocalAgent {
   readonly core: AgentCore;
-  /** The machines, for scripted faults and ground truth. */
-  readonly rack: SimulatedRack;
-  close(): void;
+  close(): Promise<void>;
 }
 
 export interface RunningAgents {
   /** https://host:port by the name of the rack. */
   readonly endpoints: ReadonlyMap<string, string>;
-  readonly agents: ReadonlyMap<string, LocalAgent>;
   /** Takes renewed certificates of one agent into force. @throws as `AgentServer.renewTls` */
   renewTls(name: string, tls: ServerTls): void;
   close(): Promise<void>;
 }
 
-export function openLocalAgent(spec: RackSpec, options: LocalAgentsOptions): LocalAgent {
+export interface RackContext {
+  /** Below the data directory, the rack's own. */
+  readonly directory: string;
+  readonly clock: Clock;
+  readonly random: Random;
+  /** Faults of the rack's parts. */
+  readonly onError: (error: unknown) => void;
+}
+
+/** Drivers of a rack that is not simulated. */
+export type OpenDrivers = (
+  spec: RackSpec,
+  context: RackContext,
+) => Promise<{ readonly drivers: Drivers; close(): Promise<void> }>;
+
+/** An agent whose machines outlive the process, and so does its log: it is written through to the disk. */
+async function openDrivenAgent(spec: RackSpec, options: LocalAgentsOptions, open: OpenDrivers): Promise<LocalAgent> {
+  const { dataDir, clock, random, log } = options;
+  if (dataDir === undefined) throw new Error('machines that are not simulated need a data directory: give dataDir');
+  const onError = (error: unknown): void => log.error({ agent: spec.name, err: error }, 'agent fault');
+  const directory = join(dataDir, spec.name);
+  const agentLog = openSqliteLog(join(directory, 'log.sqlite'), spec.storeId ?? random.uuid(), 'PowerLoss');
+  try {
+    const opened = await open(spec, { directory, clock, random, onError });
+    const { name, nodes } = spec;
+    const { drivers } = opened;
+    const core = new AgentCore({ name, version: agentVersion, nodes, drivers, log: agentLog, clock, random, onError });
+    return {
+      core,
+      async close() {
+        core.close();
+        await opened.close();
+        agentLog.close();
+      },
+    };
+  } catch (error) {
+    agentLog.close();
+    throw error;
+  }
+}
+
+function openSimulatedAgent(spec: RackSpec, options: LocalAgentsOptions): LocalAgent {
   const { dataDir, random, log } = options;
   const { factor = 1, ...overrides } = options.room;
   const room: RoomOptions = { ...defaultRoom, ...overrides };
@@ -108,10 +148,8 @@ export function openLocalAgent(spec: RackSpec, options: LocalAgentsOptions): Loc
     onError,
   });
   return {
-    spec,
     core,
-    rack,
-    close() {
+    async close() {
       core.close();
       drivers.close();
       agentLog.close();
@@ -129,7 +167,7 @@ export async function startAgents(options: AgentsOptions): Promise<RunningAgents
   const servers = new Map<string, AgentServer>();
   const closeAll = async (): Promise<void> => {
     await Promise.all([...servers.values()].map((server) => server.close()));
-    for (const agent of agents.values()) agent.close();
+    await Promise.all([...agents.values()].map((agent) => agent.close()));
   };
   let closing: Promise<void> | undefined;
   const close = (): Promise<void> => {
@@ -138,7 +176,11 @@ export async function startAgents(options: AgentsOptions): Promise<RunningAgents
   };
   for (const spec of racks) {
     try {
-      const agent = openLocalAgent(spec, options);
+      const { openDrivers } = options;
+      const agent =
+        openDrivers === undefined
+          ? openSimulatedAgent(spec, options)
+          : await openDrivenAgent(spec, options, openDrivers);
       agents.set(spec.name, agent);
       const onError = (error: unknown): void => log.error({ agent: spec.name, err: error }, 'agent server fault');
       const { port = 0 } = spec;
@@ -165,7 +207,6 @@ export async function startAgents(options: AgentsOptions): Promise<RunningAgents
   );
   return {
     endpoints: new Map([...servers].map(([name, server]) => [name, server.endpoint])),
-    agents,
     renewTls: (name, renewed) => servers.get(name)?.renewTls(renewed),
     close,
   };

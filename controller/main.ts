@@ -12,10 +12,22 @@ import { join, relative } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { Command, Option } from 'commander';
-import { blockSize, CliError, count, dnsLabel, port, seconds, sha256, share, timeFactor } from './cli/arguments.ts';
+import {
+  blockSize,
+  CliError,
+  count,
+  dnsLabel,
+  nodeCount,
+  port,
+  seconds,
+  sha256,
+  share,
+  timeFactor,
+} from './cli/arguments.ts';
 import type { ControllerFlags } from './cli/controller.ts';
 import type { ImageContext, PackFlags } from './cli/image.ts';
-import type { StandaloneFlags } from './cli/standalone.ts';
+import type { LabFlags } from './cli/lab.ts';
+import type { StandaloneContext, StandaloneFlags } from './cli/standalone.ts';
 import { systemClock } from './runtime/clock.ts';
 import type { Logger, LogLevel } from './runtime/log.ts';
 import { systemRandom } from './runtime/random.ts';
@@ -57,6 +69,31 @@ async function openLog(level: LogLevel, file?: string): Promise<Logger> {
 const logLevel = (): Option =>
   new Option('--log-level <level>', 'least severe lines that are logged').choices(logLevels).default('info');
 
+/** @throws CliError that names the data directory */
+async function standaloneContext(
+  { dataDir, logLevel }: { readonly dataDir: string; readonly logLevel: LogLevel },
+  signal: AbortSignal,
+): Promise<StandaloneContext> {
+  const logs = join(dataDir, 'log');
+  try {
+    mkdirSync(logs, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw new CliError(`--data-dir: ${error instanceof Error ? error.message : error}`);
+  }
+  return {
+    clock: systemClock,
+    random: systemRandom,
+    log: await openLog(logLevel, join(logs, 'operator.log')),
+    signal,
+    environment: process.env,
+    output: process.stdout,
+    version,
+    crdDirectory,
+    program: [process.execPath, ...process.execArgv, process.argv[1] ?? path('main.ts')],
+    startedAt,
+  };
+}
+
 const examples = (...lines: string[]): string => ['', 'Examples:', ...lines.map((line) => `  ${line}`)].join('\n');
 
 const program = new Command('bitvisor-operator')
@@ -71,6 +108,7 @@ const program = new Command('bitvisor-operator')
     'after',
     examples(
       'bitvisor-operator standalone                     a whole simulated site on this machine; start here',
+      'bitvisor-operator lab                            the same with machines that QEMU plays, and real guests',
       'bitvisor-operator validate my-site/              check manifests before they are committed',
       'bitvisor-operator controller --agents-tls DIR    the operator for a Kubernetes cluster',
       'bitvisor-operator image pack disk.raw            make the digest tree of an image',
@@ -107,22 +145,38 @@ program
   .action(async (flags: StandaloneFlags & { logLevel: LogLevel }) => {
     const signal = untilToldToEnd();
     const { runStandalone } = await import('./cli/standalone.ts');
-    try {
-      mkdirSync(join(flags.dataDir, 'log'), { recursive: true, mode: 0o700 });
-    } catch (error) {
-      throw new CliError(`--data-dir: ${error instanceof Error ? error.message : error}`);
-    }
-    process.exitCode = await runStandalone(flags, {
-      clock: systemClock,
-      random: systemRandom,
-      log: await openLog(flags.logLevel, join(flags.dataDir, 'log', 'operator.log')),
-      signal,
-      environment: process.env,
-      output: process.stdout,
-      version,
-      crdDirectory,
-      program: [process.execPath, ...process.execArgv, process.argv[1] ?? path('main.ts')],
-      startedAt,
+    process.exitCode = await runStandalone(flags, await standaloneContext(flags, signal));
+  });
+
+program
+  .command('lab')
+  .description(
+    'Start a site like standalone, whose machines QEMU plays: real guests boot, are isolated and devirtualized. Needs root.',
+  )
+  .option('--data-dir <dir>', 'where everything is kept; a second start continues from it', 'lab-data')
+  .option('--nodes <n>', 'machines of a new site, 200 MB of memory each', nodeCount, 4)
+  .option('--port <port>', 'of the API server (default: the last one, else 6443, else a free one)', port)
+  .option(
+    '--example <dir>',
+    "folder of manifests that a new repository is made from (default: the lab's own two tenants)",
+  )
+  .option('--until-ready', 'end with 0 when every allocation has what its spec asks for, with 1 when not in time')
+  .option('--timeout <seconds>', 'how long --until-ready waits', seconds, 600)
+  .addOption(logLevel())
+  .addHelpText(
+    'after',
+    examples(
+      'bitvisor-operator lab',
+      'bitvisor-operator lab --nodes 2 --data-dir /tmp/lab --until-ready',
+      'KUBECONFIG=lab-data/kubeconfig kubectl get physicalnodes',
+    ),
+  )
+  .action(async (flags: LabFlags & { logLevel: LogLevel }) => {
+    const signal = untilToldToEnd();
+    const { runLab } = await import('./cli/lab.ts');
+    process.exitCode = await runLab(flags, {
+      ...(await standaloneContext(flags, signal)),
+      isRoot: process.getuid?.() === 0,
     });
   });
 
@@ -186,7 +240,9 @@ program
 
 program
   .command('agent')
-  .description('Run the agents of a simulated machine room, each with its own port, certificate and log.')
+  .description(
+    'Run agents, each with its own port, certificate and log; their machines are simulated, or QEMU plays them.',
+  )
   .requiredOption('--config <file>', 'YAML or JSON; see the example below')
   .addOption(logLevel())
   .addHelpText(

@@ -2,7 +2,8 @@
  * Runs the tests: `npm test`, or `npm test -- test/domain test/kube/watch.test.ts` for some of them.
  *
  * Invariants:
- * 1. Every `*.test.ts` under test/ runs, in one run of node's test runner, whose summary comes last.
+ * 1. Every `*.test.ts` under test/ runs, in one run of node's test runner, whose summary comes last. Those of `ownRun` run only when
+ *    they are asked for: they take minutes, and have a script of their own (`npm run test:lab`).
  * 2. Directories of `sharedProcess` hold tests without sockets, child processes or global hooks: one process runs them all,
  *    because a process per file costs them seven times their own time. Every other file has a process of its own.
  */
@@ -12,6 +13,7 @@ import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 
 const sharedProcess = ['api', 'domain', 'runtime', 'examples', 'house'];
+const ownRun = ['lab'];
 const root = fileURLToPath(new URL('..', import.meta.url));
 
 function testFiles(paths: readonly string[]): string[] {
@@ -21,7 +23,9 @@ function testFiles(paths: readonly string[]): string[] {
 
 const options = process.argv.slice(2).filter((argument) => argument.startsWith('-'));
 const asked = process.argv.slice(2).filter((argument) => !argument.startsWith('-'));
-const files = testFiles(asked.length === 0 ? ['test'] : asked);
+const isAskedFor = (file: string): boolean =>
+  asked.length > 0 || !ownRun.some((directory) => file.startsWith(`test/${directory}/`));
+const files = testFiles(asked.length === 0 ? ['test'] : asked).filter(isAskedFor);
 if (files.length === 0) {
   process.stderr.write(`no test matches ${asked.join(' ')}: name files or directories under test/\n`);
   process.exit(1);

@@ -1,5 +1,5 @@
 /**
- * `bitvisor-operator agent --config FILE`: the agents of a simulated machine room, in a process of their own.
+ * `bitvisor-operator agent --config FILE`: agents in a process of their own, with their simulated machine room or other drivers.
  *
  * Invariants:
  * 1. A configuration that is not understood starts nothing, and the message names the field.
@@ -18,10 +18,11 @@ import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Random } from '../runtime/random.ts';
 import { CliError } from './arguments.ts';
+import { type DriversConfig, driversOf, driversSchema } from './drivers.ts';
 import { followFiles } from './tls-files.ts';
 
 /** The file, in YAML or JSON. Paths are relative to it; `{name}` in them stands for the agent's name. */
-export interface AgentsConfig {
+export interface AgentsConfig extends DriversConfig {
   /** Where logs and machines live on. Absent: nothing outlives the process. */
   readonly dataDir?: string;
   readonly host?: string;
@@ -63,6 +64,7 @@ const schema = closed(['tls', 'racks'], {
   dataDir: text,
   host: text,
   operator: text,
+  ...driversSchema,
   tls: closed(['ca', 'certificate', 'key'], { ca: text, certificate: text, key: text }),
   room: closed([], {
     timeFactor: { type: 'number', exclusiveMinimum: 0 },
@@ -149,12 +151,16 @@ export async function runAgents(path: string, context: AgentContext): Promise<vo
     return { caPem: pem(ca), certPem: pem(certificate, name), keyPem: pem(key, name) };
   };
   const { timeFactor = 1, ...room } = config.room ?? {};
+  const openDrivers = await driversOf(config, at).catch((error: unknown) => {
+    throw new CliError(`--config: ${path}: ${error instanceof Error ? error.message : error}`);
+  });
   const options: AgentsOptions = {
     racks: config.racks.map((rack) => rackSpec(rack, path)),
     ...(config.dataDir === undefined ? {} : { dataDir: at(config.dataDir) }),
     ...(config.host === undefined ? {} : { host: config.host }),
     ...(config.operator === undefined ? {} : { operator: { commonName: config.operator } }),
     room: { ...room, factor: timeFactor },
+    ...(openDrivers === undefined ? {} : { openDrivers }),
     tls: filesOf,
     clock,
     random,

@@ -18,6 +18,8 @@ function number(text: string, what: string, least: number, most: number, isWhole
 export const port = (text: string): number => number(text, 'a port number', 0, 65_535, true);
 export const share = (text: string): number => number(text, 'a share', 0, 1, false);
 export const count = (text: string): number => number(text, 'a whole number', 0, 1_000_000, true);
+/** Addresses of the lab follow from a node's place in its rack. */
+export const nodeCount = (text: string): number => number(text, 'a number of nodes', 1, 200, true);
 /** Up to 30 days. */
 export const seconds = (text: string): number => number(text, 'a number of seconds', 0.1, 2_592_000, false);
 export const timeFactor = (text: string): number => number(text, 'a number', 0.1, 10_000, false);

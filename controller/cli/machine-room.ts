@@ -18,6 +18,7 @@ import { CertificateAuthority } from '../standalone/pki.ts';
 import { isObject } from '../standalone/schema/index.ts';
 import type { AgentsConfig } from './agents.ts';
 import { CliError } from './arguments.ts';
+import type { QemuConfig } from './drivers.ts';
 import { operatorName } from './leadership.ts';
 import type { Repository } from './repository.ts';
 
@@ -34,6 +35,8 @@ export interface MachineRoomOptions {
   readonly directory: string;
   readonly logPath: string;
   readonly timeFactor: number;
+  /** Machines that QEMU plays in place of simulated ones. */
+  readonly qemu?: QemuConfig;
   readonly clock: Clock;
   /** The program to start for the agents. */
   readonly program: readonly string[];
@@ -57,7 +60,8 @@ const agentName = /^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$/;
 /** A room of an operator that was killed needs a moment to notice. */
 const portPatienceMs = 3_000;
 const startPatienceMs = 60_000;
-const stopPatienceMs = 5_000;
+/** Machines that QEMU plays, and their network, are taken away meanwhile. */
+const stopPatienceMs = 8_000;
 
 function rackOf(object: unknown, file: string): LocalRack | undefined {
   if (!isObject(object) || object.kind !== 'BitVisorAgent') return undefined;
@@ -178,7 +182,7 @@ function listening(child: ChildProcess, options: MachineRoomOptions): Promise<vo
     const fail = (why: string): void => {
       cancel();
       child.kill('SIGKILL');
-      reject(new CliError(`the simulated agents did not start: ${why}; see ${logPath}`));
+      reject(new CliError(`the agents did not start: ${why}; see ${logPath}`));
     };
     const cancel = clock.setTimer(startPatienceMs, () => fail(`nothing was heard for ${startPatienceMs / 1000} s`));
     child.once('error', (error) => fail(error.message));
@@ -193,7 +197,7 @@ function listening(child: ChildProcess, options: MachineRoomOptions): Promise<vo
 
 /** Starts the agents and resolves when all of them listen. @throws CliError */
 export async function startMachineRoom(options: MachineRoomOptions): Promise<MachineRoom> {
-  const { repository, directory, clock, timeFactor, onEnded } = options;
+  const { repository, directory, clock, timeFactor, qemu, onEnded } = options;
   const keys = join(directory, 'pki');
   mkdirSync(keys, { recursive: true, mode: 0o700 });
   const authority = await CertificateAuthority.open(keys, clock);
@@ -212,7 +216,7 @@ export async function startMachineRoom(options: MachineRoomOptions): Promise<Mac
     dataDir: 'racks',
     tls: { ca: 'pki/ca.crt', certificate: 'pki/server-{name}.crt', key: 'pki/server-{name}.key' },
     operator: operatorName,
-    room: { timeFactor },
+    ...(qemu === undefined ? { room: { timeFactor } } : { drivers: 'qemu', qemu }),
     racks: racks.map(({ spec }) => ({ ...spec, port: ports.get(spec.name) ?? 0 })),
   };
   const configPath = join(directory, 'agents.json');
@@ -222,7 +226,7 @@ export async function startMachineRoom(options: MachineRoomOptions): Promise<Mac
   let isStopping = false;
   const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
   child.once('exit', (code, signal) => {
-    if (!isStopping) onEnded(`the process of the simulated agents ended (${signal ?? code}); see ${options.logPath}`);
+    if (!isStopping) onEnded(`the process of the agents ended (${signal ?? code}); see ${options.logPath}`);
   });
   return {
     ...own,

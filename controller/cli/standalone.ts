@@ -24,6 +24,7 @@ import type { Logger } from '../runtime/log.ts';
 import type { Random } from '../runtime/random.ts';
 import { type Standalone, startStandalone } from '../standalone/server.ts';
 import { CliError } from './arguments.ts';
+import type { QemuConfig } from './drivers.ts';
 import { startGitOps } from './gitops.ts';
 import { defaultNamespace, type Leader, operatorName, startLeader } from './leadership.ts';
 import { type MachineRoom, startMachineRoom } from './machine-room.ts';
@@ -54,6 +55,8 @@ export interface StandaloneContext {
   /** Goes to `DATA/log/operator.log`: the terminal is for people. */
   readonly log: Logger;
   readonly startedAt: number;
+  /** Machines that QEMU plays in place of simulated ones, and what a person may try with them. */
+  readonly lab?: { readonly qemu: QemuConfig; readonly tries: readonly string[] };
 }
 
 /** kubectl's own habit, so that the address looks familiar; another one where it is taken. */
@@ -62,6 +65,8 @@ const lookEveryMs = 250;
 const redrawEveryMs = 500;
 /** Given to a guest to shut down, in seconds of the simulated room. */
 const roomDrainSeconds = 300;
+/** A guest of the lab is off in a few. */
+const labDrainSeconds = 30;
 const identity = 'standalone';
 
 interface Site {
@@ -156,6 +161,7 @@ async function open(flags: StandaloneFlags, context: StandaloneContext, cleanup:
     directory: join(dataDir, 'agents'),
     logPath: join(logs, 'agents.log'),
     timeFactor: flags.timeFactor,
+    ...(context.lab === undefined ? {} : { qemu: context.lab.qemu }),
     clock,
     program,
     note: (line) => progress.note(line),
@@ -186,7 +192,7 @@ async function open(flags: StandaloneFlags, context: StandaloneContext, cleanup:
     settings: {
       deletions: defaultGuardSettings,
       blast: defaultBlastSettings,
-      drainSeconds: Math.max(10, roomDrainSeconds / flags.timeFactor),
+      drainSeconds: context.lab === undefined ? Math.max(10, roomDrainSeconds / flags.timeFactor) : labDrainSeconds,
     },
     namespace: defaultNamespace,
     identity,
@@ -200,7 +206,7 @@ async function open(flags: StandaloneFlags, context: StandaloneContext, cleanup:
   return { server, client, repository, room, leader, progress, pause, sync: () => sync, failure: () => failure };
 }
 
-function welcome(site: Site, flags: StandaloneFlags): void {
+function welcome(site: Site, flags: StandaloneFlags, { lab }: StandaloneContext): void {
   const { server, repository, room, progress } = site;
   const here = (path: string): string => {
     const shorter = relative('.', path);
@@ -212,7 +218,9 @@ function welcome(site: Site, flags: StandaloneFlags): void {
     `API server   ${server.url}`,
     `kubeconfig   ${config}`,
     `repository   ${folder}${repository.isNew ? ` (new, from ${here(flags.example)})` : ''}`,
-    `machine room ${room.nodes} simulated nodes behind ${room.agents} agents, ${flags.timeFactor} times as fast as real ones`,
+    lab === undefined
+      ? `machine room ${room.nodes} simulated nodes behind ${room.agents} agents, ${flags.timeFactor} times as fast as real ones`
+      : `machine room ${room.nodes} nodes that QEMU plays behind ${room.agents} agent`,
     `logs         ${here(join(flags.dataDir, 'log'))}`,
     '',
     'Try, in another terminal:',
@@ -221,6 +229,7 @@ function welcome(site: Site, flags: StandaloneFlags): void {
     '  kubectl get physicalnodes',
     `  edit a file in ${folder}, for example the replicas of an allocation, ${repository.isGit ? 'and then' : 'and watch'}`,
     ...(repository.isGit ? [`  git -C ${folder} commit -am 'More nodes'`] : []),
+    ...(lab === undefined ? [] : lab.tries),
     'Ctrl-C ends it; the next start goes on where this one ended.',
     '',
   ];
@@ -302,7 +311,7 @@ export async function runStandalone(given: StandaloneFlags, context: StandaloneC
   const cleanup: Cleanup = [];
   try {
     const site = await open(flags, context, cleanup);
-    if (!context.signal.aborted) welcome(site, flags);
+    if (!context.signal.aborted) welcome(site, flags, context);
     return await watch(site, flags, context);
   } finally {
     for (const close of cleanup.reverse()) await close();

@@ -90,7 +90,7 @@ export async function buildLabImages(directory: string, options: BuildOptions = 
 }
 
 /** The image with patterned bytes behind its end; the partitions stay as they are. */
-async function padImage(image: LabImage, sizeBytes: number): Promise<LabImage> {
+export async function padImage(image: LabImage, sizeBytes: number): Promise<LabImage> {
   if (sizeBytes === image.sizeBytes) return image;
   if (sizeBytes < image.sizeBytes || sizeBytes % (1 << 20) !== 0) {
     throw new Error(

@@ -1,0 +1,93 @@
+/**
+ * The boot server of a rack: HTTP on the control ports. A request is known by the port it came through, which nobody can forge; what belongs
+ * to one boot besides carries that boot's token.
+ *
+ * Invariants:
+ * 1. What a machine is answered is decided when it asks, by `BootHandler.boot`, and a request through one port never concerns another's machine.
+ * 2. `onTaken` of an answer runs once the machine has taken the answer and its connection is gone.
+ * 3. Bodies are read by the trusted side alone, which bounds them.
+ */
+import { createReadStream } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { Server } from 'node:net';
+
+export interface BootAnswer {
+  /** An iPXE script. */
+  readonly script: string;
+  onTaken?(): void;
+}
+
+/** One machine's side of the boot server. */
+export interface BootHandler {
+  boot(): Promise<BootAnswer>;
+  /** Path of a file that this boot may have; undefined: none of that name. */
+  file(bootId: string, name: string): string | undefined;
+  /** Answers a request of the trusted image that this machine booted; false: it is not for it. */
+  trusted(request: IncomingMessage, response: ServerResponse): Promise<boolean>;
+}
+
+export interface BootServer {
+  close(): void;
+}
+
+async function sendFile(response: ServerResponse, path: string): Promise<void> {
+  const { size } = await stat(path);
+  response.writeHead(200, { 'content-length': size, 'content-type': 'application/octet-stream' });
+  createReadStream(path)
+    .on('error', () => response.destroy())
+    .pipe(response);
+}
+
+async function answer(handler: BootHandler, request: IncomingMessage, response: ServerResponse): Promise<void> {
+  const { pathname } = new URL(request.url ?? '/', 'http://boot');
+  // iPXE keeps a connection for as long as it likes; its end says that the answer was taken.
+  response.setHeader('connection', 'close');
+  if (pathname === '/boot.ipxe' && request.method === 'GET') {
+    const { script, onTaken } = await handler.boot();
+    if (onTaken !== undefined) response.once('close', onTaken);
+    response.writeHead(200, { 'content-type': 'text/plain' });
+    response.end(`#!ipxe\n${script}`);
+    return;
+  }
+  const [, place, bootId = '', name = ''] = pathname.split('/');
+  if (place === 'trusted' && (await handler.trusted(request, response))) return;
+  const path = place === 'boot' && request.method === 'GET' ? handler.file(bootId, name) : undefined;
+  if (path === undefined) response.writeHead(404).end();
+  else await sendFile(response, path);
+}
+
+/** @param listeners listening sockets by the index of the machine whose control port leads to them */
+export function startBootServer(
+  listeners: ReadonlyMap<number, Server>,
+  handlers: ReadonlyMap<number, BootHandler>,
+  onError: (error: unknown) => void,
+): BootServer {
+  const servers = [...listeners].map(([index, listener]) => {
+    const handler = handlers.get(index);
+    const http = createServer((request, response) => {
+      if (handler === undefined) {
+        response.writeHead(404).end();
+        return;
+      }
+      answer(handler, request, response).catch((error: unknown) => {
+        onError(error);
+        if (response.headersSent) response.destroy();
+        else response.writeHead(500).end();
+      });
+    });
+    listener.on('connection', (socket) => {
+      http.emit('connection', socket);
+    });
+    return { listener, http };
+  });
+  return {
+    close() {
+      for (const { listener, http } of servers) {
+        listener.close();
+        http.closeAllConnections();
+        http.close();
+      }
+    },
+  };
+}

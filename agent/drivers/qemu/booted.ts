@@ -1,0 +1,423 @@
+/**
+ * What a machine of the lab booted, and the agent's hand in it: answers its network boot, mediates its disk, speaks with the trusted image.
+ *
+ * Invariants:
+ * 1. No instruction of a guest runs before the control port's cable is pulled: until then its disk is empty.
+ * 2. A valid map of the plan's epoch is kept, whatever `start` says; without one `Keep` fails and nothing is erased.
+ * 3. Everything known belongs to one start of the machine (`bootId`), and is stored before the machine can act on it; an agent that starts
+ *    again finds it, and the block graph decides what is true of it.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { join } from 'node:path';
+import type { Failure, NodeObservation } from '../../../controller/api/protocol.generated.ts';
+import type { Clock } from '../../../controller/runtime/clock.ts';
+import type { Change, Erase, Serving, VmmPlan, VmmReading } from '../port.ts';
+import { Attendant } from './attendant.ts';
+import type { BootAnswer, BootHandler } from './boot-server.ts';
+import { readJsonFile, writeJsonFile } from './files.ts';
+import { layoutOffset, readLayout, tenantWrites } from './images/tenant-data.ts';
+import type { QemuMachine } from './machine.ts';
+import { beginMap, inspectMap } from './map.ts';
+import { type ExportPlace, Mediator } from './mediator.ts';
+import { bootPort, controlAddress, controlPortAddress, dataAddress } from './network.ts';
+import { QmpError } from './qmp.ts';
+import { macAddress } from './shape.ts';
+
+/** The rack's side of the trusted image: who booted it, and what it does. */
+export interface TrustedSide {
+  begin(node: string): { readonly bootId: string; readonly kernelArguments: readonly string[] };
+  end(node: string): void;
+  read(node: string): VmmReading['trusted'];
+  attest(node: string, nonce: string): Promise<void>;
+  wipe(node: string, erase: Erase): Promise<void>;
+  check(node: string): Promise<void>;
+  handle(request: IncomingMessage, response: ServerResponse): Promise<boolean>;
+}
+
+export interface TrustedImage {
+  readonly kernel: string;
+  readonly initrd: string;
+}
+
+export interface BootedNodeOptions {
+  readonly machine: QemuMachine;
+  readonly clock: Clock;
+  readonly serving: () => Serving;
+  /** Where the node's image is exported; undefined while it is not. */
+  readonly place: () => ExportPlace | undefined;
+  /** Of the image that is exported to the node. */
+  readonly readImage: (offset: number, length: number) => Promise<Buffer>;
+  readonly trustedImage: TrustedImage;
+  readonly trusted: TrustedSide;
+  readonly changed: () => void;
+  readonly onError: (error: unknown) => void;
+}
+
+/** Firmware: it looks for something to boot, or found nothing. Bare: its own disk, no hypervisor. */
+type Boot =
+  | { readonly kind: 'Firmware' | 'Bare' | 'Trusted'; readonly bootId: string }
+  | { readonly kind: 'Vmm'; readonly bootId: string; readonly plan: VmmPlan; readonly isRunning: boolean };
+
+interface Kept {
+  readonly plan?: VmmPlan;
+  readonly starts: { readonly epoch: number; readonly count: number };
+  readonly boot: Boot;
+}
+
+const nothing: NodeObservation['copy'] = { totalBytes: 0, localBytes: 0, flushed: false, inFlight: 0, map: 'None' };
+/** Longer than a busy QEMU takes for an answer, so that what was asked before is not what is read. */
+const askAgainMs = 1_000;
+const leavePatienceMs = 120_000;
+
+const failureOf = (code: Failure['code'], message: string, retryable = true): Failure => ({
+  code,
+  message: message.slice(0, 1024),
+  retryable,
+});
+
+export class BootedNode implements BootHandler {
+  readonly mediator: Mediator;
+  readonly #options: BootedNodeOptions;
+  readonly #attendant: Attendant;
+  #kept: Kept;
+  /** Of the trusted image that this machine was given last. */
+  #trustedBootId: string | undefined;
+  #failure: { readonly epoch: number; readonly failure: Failure } | undefined;
+  #change: Change | undefined;
+  /** Of an agent that starts again, until the block graph was read. */
+  #isUnsure = false;
+  #tail: Promise<unknown> = Promise.resolve();
+  #isClosed = false;
+
+  constructor(options: BootedNodeOptions) {
+    const { machine, clock } = options;
+    this.#options = options;
+    this.mediator = new Mediator(machine, clock);
+    this.#attendant = new Attendant({
+      mediator: this.mediator,
+      clock,
+      changed: () => this.#tell(),
+      inTurn: (work) => this.#inTurn(work),
+      onFailed: (message) => this.#fail(failureOf('DiskFailed', message, false)),
+      onError: options.onError,
+    });
+    this.#kept = readJsonFile<Kept>(this.#path) ?? {
+      starts: { epoch: 0, count: 0 },
+      boot: { kind: 'Firmware', bootId: '' },
+    };
+    machine.onChange((what) => this.#begin(what === 'Started'));
+  }
+
+  get #path(): string {
+    return join(this.#options.machine.spec.directory, 'booted.json');
+  }
+
+  #keep(changed: Partial<Kept>): void {
+    this.#kept = { ...this.#kept, ...changed };
+    writeJsonFile(this.#path, this.#kept);
+  }
+
+  #tell(): void {
+    if (!this.#isClosed) this.#options.clock.setTimer(0, () => this.#options.changed());
+  }
+
+  #inTurn<Value>(work: () => Promise<Value>): Promise<Value> {
+    const next = this.#tail.then(work);
+    this.#tail = next.catch(() => {});
+    return next;
+  }
+
+  #fail(failure: Failure): void {
+    const { boot, plan } = this.#kept;
+    this.#failure = { failure, epoch: (boot.kind === 'Vmm' ? boot.plan : plan)?.epoch ?? 0 };
+    this.#tell();
+  }
+
+  /** Power came or went: what was known of the last boot is over. */
+  #begin(isOn: boolean): void {
+    const { machine } = this.#options;
+    this.#attendant.stop();
+    this.#trustedBootId = undefined;
+    this.#options.trusted.end(machine.spec.name);
+    this.#isUnsure = false;
+    if (isOn) this.#failure = undefined;
+    const isFromDisk = isOn && machine.bootedFrom === 'Disk';
+    this.#keep({ boot: { kind: isFromDisk ? 'Bare' : 'Firmware', bootId: isOn ? machine.bootId : '' } });
+    this.#tell();
+  }
+
+  /** Takes up a machine that runs since before this agent. */
+  async attach(): Promise<void> {
+    const { machine } = this.#options;
+    const { boot } = this.#kept;
+    if (machine.power() === 'Off' || boot.bootId !== machine.bootId) {
+      this.#begin(machine.power() === 'On');
+      return;
+    }
+    if (boot.kind !== 'Vmm') return;
+    this.#isUnsure = true;
+    this.#inTurn(() => this.#lookAgain()).catch(this.#options.onError);
+  }
+
+  async #lookAgain(): Promise<void> {
+    const { boot } = this.#kept;
+    if (boot.kind !== 'Vmm' || this.#isClosed) return;
+    try {
+      const { kind } = await this.mediator.graph(boot.plan.disk);
+      if (kind === 'Plain') this.#keep({ boot: { kind: 'Bare', bootId: boot.bootId } });
+      else if (kind === 'Empty') await this.#release(boot);
+      else this.#attend(boot.plan);
+      this.#isUnsure = false;
+      this.#tell();
+    } catch (error) {
+      this.#options.onError(error);
+      this.#options.clock.setTimer(askAgainMs, () => this.#inTurn(() => this.#lookAgain()));
+    }
+  }
+
+  // What the boot server asks.
+
+  boot(): Promise<BootAnswer> {
+    return this.#inTurn(async () => {
+      const { machine, serving } = this.#options;
+      this.#begin(true);
+      for (const disk of machine.spec.shape.disks) await this.mediator.hide(disk.name);
+      const what = serving();
+      if (what === 'Trusted') return this.#startTrusted();
+      const script = what === 'Vmm' ? await this.#startVmm() : undefined;
+      return script ?? this.#nothing();
+    });
+  }
+
+  get #server(): string {
+    return `http://${controlAddress(this.#options.machine.spec.index)}:${bootPort}`;
+  }
+
+  /** A machine that found nothing to boot keeps asking. */
+  #nothing(): BootAnswer {
+    const why = this.#failure?.failure.code ?? 'nothing to boot';
+    return { script: `echo ${why}\nsleep 3\nchain --replace --autofree ${this.#server}/boot.ipxe\n` };
+  }
+
+  async #startTrusted(): Promise<BootAnswer> {
+    const { machine, trusted } = this.#options;
+    for (const disk of machine.spec.shape.disks) await this.mediator.openPlain(disk.name);
+    const { bootId, kernelArguments } = trusted.begin(machine.spec.name);
+    this.#trustedBootId = bootId;
+    this.#keep({ boot: { kind: 'Trusted', bootId: machine.bootId } });
+    const files = `${this.#server}/boot/${bootId}`;
+    const { index } = machine.spec;
+    const told = [
+      `bitvisor.agent=${this.#server}/trusted`,
+      `bitvisor.control=${macAddress(index, 'Control')}`,
+      `bitvisor.address=${controlPortAddress(index)}/24`,
+      ...kernelArguments,
+    ].join(' ');
+    return {
+      script: [
+        `kernel ${files}/kernel initrd=initrd console=ttyS0 quiet ${told}`,
+        `initrd --name initrd ${files}/initrd`,
+        'boot',
+        '',
+      ].join('\n'),
+    };
+  }
+
+  /** @returns undefined when it cannot be, and why is in `#failure` */
+  async #startVmm(): Promise<BootAnswer | undefined> {
+    const { machine, place } = this.#options;
+    const { plan } = this.#kept;
+    const failure =
+      plan === undefined
+        ? failureOf('VmmFailed', 'the boot server has no plan for this machine')
+        : await this.#prepareDisk(plan);
+    if (plan === undefined || failure !== undefined) {
+      if (failure !== undefined) this.#fail(failure);
+      return undefined;
+    }
+    for (const { name } of machine.spec.shape.disks) if (name !== plan.disk) await this.mediator.openPlain(name);
+    try {
+      await this.mediator.prepare(plan.disk, place());
+    } catch (error) {
+      this.#fail(failureOf('ImageUnavailable', `the image cannot be read: ${(error as Error).message}`));
+      return undefined;
+    }
+    // Once: what the guest makes of it later is its own.
+    if (this.#kept.starts.epoch !== plan.epoch) {
+      try {
+        await this.#writeTenantData(plan);
+      } catch (error) {
+        this.#fail(failureOf('VmmFailed', (error as Error).message, false));
+        return undefined;
+      }
+    }
+    const boot = { kind: 'Vmm', bootId: machine.bootId, plan, isRunning: false } as const;
+    this.#keep({ boot });
+    // The disk appears a moment later, once the cable is pulled: until then there is nothing to boot on it.
+    const attempt = 'sanboot --no-describe --drive 0x80 || sleep 1\n';
+    return {
+      script: `${attempt.repeat(10)}chain --replace --autofree ${this.#server}/boot.ipxe\n`,
+      onTaken: () => {
+        this.#inTurn(async () => {
+          if (this.#kept.boot.kind === 'Vmm' && this.#kept.boot.bootId === boot.bootId) await this.#release(boot);
+        }).catch(this.#options.onError);
+      },
+    };
+  }
+
+  /** Kernel arguments, host name, keys and user data, where the image keeps a place for them. */
+  async #writeTenantData({ environment, disk, epoch, hostname, sshKeys }: VmmPlan): Promise<void> {
+    const { boot, image, userData } = environment;
+    const layout = readLayout(await this.#options.readImage(layoutOffset, 512), image.sizeBytes);
+    const writes = tenantWrites(layout, {
+      kernelArguments: boot.localArguments === 'InImage' ? [] : boot.kernelArguments,
+      ...{ hostname, sshKeys, instance: String(epoch) },
+      ...(userData === undefined ? {} : { userData: userData.inline }),
+    });
+    for (const { offset, bytes } of writes) await this.mediator.write(disk, offset, bytes);
+  }
+
+  async #prepareDisk(plan: VmmPlan): Promise<Failure | undefined> {
+    const { machine, place } = this.#options;
+    const { image, revision } = plan.environment;
+    const disk = machine.spec.shape.disks.find(({ name }) => name === plan.disk);
+    if (disk === undefined) return failureOf('NoSuitableDisk', `no disk ${plan.disk}`, false);
+    const map = await inspectMap(machine.spec, disk.name, { epoch: plan.epoch, digest: image.sha256 });
+    if (map === 'Valid') return undefined;
+    if (plan.start === 'Keep')
+      return failureOf('MapInvalid', `the map of filled blocks on ${disk.name} is not valid`, false);
+    if (place() === undefined) return failureOf('ImageUnavailable', 'the image is not exported to this machine');
+    try {
+      const imageBytes = Math.min(image.sizeBytes, disk.sizeBytes);
+      await beginMap(machine.spec, disk, { epoch: plan.epoch, revision, digest: image.sha256, imageBytes });
+    } catch (error) {
+      return failureOf('DiskFailed', `${disk.name}: ${(error as Error).message}`);
+    }
+    return undefined;
+  }
+
+  /** Pulls the cable of the control port, then lets the guest have its disk. */
+  async #release(boot: Extract<Boot, { kind: 'Vmm' }>): Promise<void> {
+    const { plan } = boot;
+    await this.mediator.setControlLink(false);
+    const { starts } = this.#kept;
+    const count = starts.epoch === plan.epoch ? starts.count + 1 : 1;
+    this.#keep({ starts: { epoch: plan.epoch, count }, boot: { ...boot, isRunning: true } });
+    await this.mediator.expose(plan.disk);
+    this.#attend(plan);
+    this.#tell();
+  }
+
+  #attend(plan: VmmPlan): void {
+    this.#attendant.start({ disk: plan.disk, yielding: plan.environment.install.yield }, plan.maxRateBytes);
+  }
+
+  file(bootId: string, name: string): string | undefined {
+    if (bootId !== this.#trustedBootId) return undefined;
+    const { kernel, initrd } = this.#options.trustedImage;
+    return name === 'kernel' ? kernel : name === 'initrd' ? initrd : undefined;
+  }
+
+  async trusted(request: IncomingMessage, response: ServerResponse): Promise<boolean> {
+    const isOwn = request.url?.startsWith(`/trusted/${this.#trustedBootId}/`) === true;
+    return isOwn && this.#options.trusted.handle(request, response);
+  }
+
+  // What the agent asks.
+
+  plan(plan: VmmPlan | undefined): void {
+    const { plan: _before, ...rest } = this.#kept;
+    this.#kept = plan === undefined ? rest : { ...rest, plan };
+    writeJsonFile(this.#path, this.#kept);
+  }
+
+  throttle(maxRateBytes: number): void {
+    this.#attendant.throttle(maxRateBytes);
+  }
+
+  devirtualize(token: string): void {
+    this.#ask(token, (end) => this.#inTurn(() => this.#leave(end)));
+  }
+
+  /** @param work ends when the trusted image's boot does, whatever happens */
+  inTrusted(token: string, work: (trusted: TrustedSide, node: string) => Promise<void>): void {
+    const { trusted, machine } = this.#options;
+    this.#ask(token, (end) => work(trusted, machine.spec.name).then(() => end(undefined)));
+  }
+
+  #ask(token: string, begin: (end: (error: string | undefined) => void) => Promise<void>): void {
+    this.#change = { token, status: 'Pending' };
+    const end = (error: string | undefined): void => {
+      if (this.#change?.token !== token || this.#change.status !== 'Pending') return;
+      this.#change = error === undefined ? { token, status: 'Done' } : { token, status: 'Error', error };
+      this.#tell();
+    };
+    begin(end).catch((error: unknown) => end((error as Error).message));
+    this.#tell();
+  }
+
+  /** Asks again until QEMU has answered: an Error must mean that nothing follows. */
+  async #leave(end: (error: string | undefined) => void): Promise<void> {
+    const { boot } = this.#kept;
+    if (boot.kind === 'Bare') return end(undefined);
+    if (boot.kind !== 'Vmm' || !boot.isRunning) return end('no hypervisor with a running guest');
+    const { clock, machine } = this.#options;
+    const until = clock.monotonic() + leavePatienceMs;
+    this.#attendant.stop();
+    for (;;) {
+      try {
+        await this.mediator.leave(boot.plan.disk);
+        if (this.#kept.boot === boot) this.#keep({ boot: { kind: 'Bare', bootId: boot.bootId } });
+        return end(undefined);
+      } catch (error) {
+        const isDecided = error instanceof QmpError || machine.power() === 'Off' || clock.monotonic() > until;
+        if (!isDecided && !this.#isClosed) {
+          await new Promise<void>((resolve) => clock.setTimer(askAgainMs, resolve));
+          continue;
+        }
+        if (this.#kept.boot === boot && machine.power() === 'On') this.#attend(boot.plan);
+        return end((error as Error).message);
+      }
+    }
+  }
+
+  refresh(): void {
+    if (this.#kept.boot.kind === 'Vmm') this.#inTurn(() => this.#lookAgain()).catch(this.#options.onError);
+    this.#tell();
+  }
+
+  read(): VmmReading {
+    const { boot, starts } = this.#kept;
+    const { machine, trusted } = this.#options;
+    const isOn = machine.power() === 'On';
+    const isResident = isOn && boot.kind === 'Vmm' && boot.isRunning;
+    const epoch = isResident ? boot.plan.epoch : (this.#failure?.epoch ?? 0);
+    const count = starts.epoch === epoch ? starts.count : 0;
+    return {
+      vmm: this.#isUnsure ? 'Unknown' : isResident ? 'Resident' : 'Absent',
+      epoch,
+      guest: isResident
+        ? { state: 'Running', starts: count, address: dataAddress(machine.spec.index) }
+        : { state: isOn && boot.kind === 'Bare' ? 'Unknown' : 'Off', starts: count },
+      copy: this.#copy(isResident),
+      trusted: trusted.read(machine.spec.name),
+      ...(this.#failure === undefined ? {} : { failure: this.#failure.failure }),
+      ...(this.#change === undefined ? {} : { change: this.#change }),
+    };
+  }
+
+  #copy(isResident: boolean): NodeObservation['copy'] {
+    if (this.#failure?.failure.code === 'MapInvalid') return { ...nothing, map: 'Invalid' };
+    const copy = isResident ? this.#attendant.copy : undefined;
+    if (copy === undefined) return nothing;
+    const { totalBytes, localBytes, complete } = copy;
+    return { totalBytes, localBytes, flushed: complete, inFlight: complete ? 0 : 1, map: 'Valid' };
+  }
+
+  /** Leaves the machine, and what it runs, as it is. */
+  close(): void {
+    this.#isClosed = true;
+    this.#attendant.stop();
+    this.mediator.close();
+  }
+}

@@ -1,0 +1,207 @@
+/**
+ * The image driver of a rack of the lab: what is exported to each node, and what the boot server answers it.
+ *
+ * Invariants:
+ * 1. An image is exported to one node alone, under a name that cannot be guessed; closing it ends the node's connections.
+ * 2. What was exported and served is stored: an agent that starts again exports the same under the same name, so that machines whose
+ *    reads wait go on.
+ */
+import { join } from 'node:path';
+import type { Environment } from '../../../controller/api/protocol.generated.ts';
+import { type Clock, sleep } from '../../../controller/runtime/clock.ts';
+import type { Random } from '../../../controller/runtime/random.ts';
+import type { Change, ImageReading, Images, Serving } from '../port.ts';
+import { readJsonFile, writeJsonFile } from './files.ts';
+import type { ExportPlace } from './mediator.ts';
+
+export type ImageSpec = Environment['image'];
+
+/** Serves images of the rack's cache to machines. */
+export interface Exporter {
+  /**
+   * Exports the image under the name, once it is known what it is.
+   * @throws with a sentence for people when it cannot be had
+   */
+  open(name: string, image: ImageSpec): Promise<{ readonly digest: string; readonly sizeBytes: number }>;
+  /** Nothing of it is read any more when this resolves. */
+  close(name: string): Promise<void>;
+  /** Of an image that is exported. */
+  read(name: string, offset: number, length: number): Promise<Buffer>;
+  /** Where machines connect. */
+  readonly socketPath: string;
+  servedBytes(): number;
+}
+
+export interface LabImagesOptions {
+  readonly nodes: ReadonlyMap<string, { readonly directory: string }>;
+  readonly exporter: Exporter;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly changed: (node: string) => void;
+  readonly onError: (error: unknown) => void;
+}
+
+interface Kept {
+  readonly serving: Serving;
+  readonly export?: { readonly name: string; readonly image: ImageSpec };
+}
+
+interface NodeState {
+  readonly path: string;
+  kept: Kept;
+  exported: ImageReading['exported'];
+  found?: { readonly digest: string; readonly sizeBytes: number };
+  exportChange?: Change;
+  servingChange?: Change;
+  tail: Promise<unknown>;
+}
+
+const retryMs = 1_000;
+
+export class LabImages implements Images {
+  readonly #options: LabImagesOptions;
+  readonly #nodes = new Map<string, NodeState>();
+  #isClosed = false;
+
+  constructor(options: LabImagesOptions) {
+    this.#options = options;
+    for (const [node, { directory }] of options.nodes) {
+      const path = join(directory, 'images.json');
+      const kept = readJsonFile<Kept>(path) ?? { serving: 'Nothing' };
+      const exported = kept.export === undefined ? 'Closed' : 'Unknown';
+      this.#nodes.set(node, { path, kept, exported, tail: Promise.resolve() });
+      if (kept.export !== undefined) void this.#reopen(node);
+    }
+  }
+
+  #state(node: string): NodeState {
+    const state = this.#nodes.get(node);
+    if (state === undefined) throw new Error(`no node ${node} in this rack`);
+    return state;
+  }
+
+  #keep(state: NodeState, kept: Kept): void {
+    state.kept = kept;
+    writeJsonFile(state.path, kept);
+  }
+
+  #tell(node: string): void {
+    if (!this.#isClosed) this.#options.clock.setTimer(0, () => this.#options.changed(node));
+  }
+
+  #inTurn(node: string, work: (state: NodeState) => Promise<void>): Promise<void> {
+    const state = this.#state(node);
+    const next = state.tail.then(() => work(state));
+    state.tail = next.catch(() => {});
+    return next;
+  }
+
+  /** Until it succeeds or is closed: a guest waits for it. */
+  async #reopen(node: string): Promise<void> {
+    const { exporter, clock, onError } = this.#options;
+    for (;;) {
+      try {
+        await this.#inTurn(node, async (state) => {
+          const kept = state.kept.export;
+          if (kept === undefined || this.#isClosed || state.exported === 'Open') return;
+          state.found = await exporter.open(kept.name, kept.image);
+          state.exported = 'Open';
+          this.#tell(node);
+        });
+        return;
+      } catch (error) {
+        if (this.#isClosed) return;
+        onError(error);
+        await sleep(clock, retryMs);
+      }
+    }
+  }
+
+  /** Where the node's VMM reads its image; undefined while none is exported. */
+  place(node: string): ExportPlace | undefined {
+    const { kept, exported } = this.#state(node);
+    if (kept.export === undefined || exported !== 'Open') return undefined;
+    return { socketPath: this.#options.exporter.socketPath, name: kept.export.name };
+  }
+
+  /** Of the image that is exported to the node. @throws when none is */
+  async readImage(node: string, offset: number, length: number): Promise<Buffer> {
+    const { kept } = this.#state(node);
+    if (kept.export === undefined) throw new Error('no image is exported to this machine');
+    return this.#options.exporter.read(kept.export.name, offset, length);
+  }
+
+  serving(node: string): Serving {
+    return this.#state(node).kept.serving;
+  }
+
+  read(node: string): ImageReading {
+    const { kept, exported, found, exportChange, servingChange } = this.#state(node);
+    return {
+      exported,
+      serving: kept.serving,
+      ...(found === undefined ? {} : found),
+      ...(exportChange === undefined ? {} : { exportChange }),
+      ...(servingChange === undefined ? {} : { servingChange }),
+    };
+  }
+
+  open(node: string, image: ImageSpec, token: string): void {
+    this.#changeExport(node, token, async (state) => {
+      const { exporter, random } = this.#options;
+      await this.#shut(state);
+      const name = random.uuid();
+      this.#keep(state, { ...state.kept, export: { name, image } });
+      try {
+        state.found = await exporter.open(name, image);
+      } catch (error) {
+        await this.#shut(state);
+        throw error;
+      }
+      state.exported = 'Open';
+    });
+  }
+
+  close(node: string, token: string): void {
+    this.#changeExport(node, token, (state) => this.#shut(state));
+  }
+
+  async #shut(state: NodeState): Promise<void> {
+    const { export: before, ...rest } = state.kept;
+    if (before !== undefined) await this.#options.exporter.close(before.name);
+    this.#keep(state, rest);
+    state.exported = 'Closed';
+    delete state.found;
+  }
+
+  #changeExport(node: string, token: string, work: (state: NodeState) => Promise<void>): void {
+    const state = this.#state(node);
+    state.exportChange = { token, status: 'Pending' };
+    this.#inTurn(node, work)
+      .then(
+        () => {
+          state.exportChange = { token, status: 'Done' };
+        },
+        (error: unknown) => {
+          state.exportChange = { token, status: 'Error', error: (error as Error).message };
+        },
+      )
+      .finally(() => this.#tell(node));
+  }
+
+  serve(node: string, what: Serving, token: string): void {
+    const state = this.#state(node);
+    this.#keep(state, { ...state.kept, serving: what });
+    state.servingChange = { token, status: 'Done' };
+    this.#tell(node);
+  }
+
+  servedBytes(): number {
+    return this.#options.exporter.servedBytes();
+  }
+
+  /** Machines that read an image wait from now on. */
+  shutdown(): void {
+    this.#isClosed = true;
+  }
+}

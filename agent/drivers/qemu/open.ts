@@ -1,0 +1,147 @@
+/**
+ * Puts a rack of the lab together: machines, their switch, the rack's image cache, the trusted image, and the drivers over them.
+ *
+ * Invariant: what was begun is ended again when a later part cannot be opened; machines that ran before go on.
+ */
+import { mkdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Clock } from '../../../controller/runtime/clock.ts';
+import type { Random } from '../../../controller/runtime/random.ts';
+import { bridgeFabric } from '../fabric/bridge.ts';
+import type { BridgeLayout, BridgePort } from '../fabric/layout.ts';
+import type { Drivers } from '../port.ts';
+import type { TrustedImage, TrustedSide } from './booted.ts';
+import { directPower } from './direct-power.ts';
+import { RackExporter } from './exporter.ts';
+import { bootPort, controlAddress, controlPortAddress, dataAddress, dataGateway, tapName } from './network.ts';
+import { openQemuRack, type QemuRack } from './rack.ts';
+import { diskSerial, type MachineShape, type MachineSpec, macAddress, portName } from './shape.ts';
+import { TrustedBoots } from './trusted.ts';
+
+export interface LabSettings {
+  readonly trustedImage: TrustedImage;
+  /** Directories whose files environments may name; none when absent. */
+  readonly originDirectories?: readonly string[];
+  /** Bytes a second that the rack's image server sends to all machines together. */
+  readonly rateBytes?: number;
+  readonly cacheMemoryBytes?: number;
+  readonly cacheDiskBytes?: number;
+  readonly shape?: MachineShape;
+  /** Machines go on when the agent ends in order; they do in any case when it is killed. */
+  readonly keepMachines?: boolean;
+}
+
+export interface LabContext {
+  /** Of this rack alone. */
+  readonly directory: string;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly onError: (error: unknown) => void;
+}
+
+export interface OpenedLab {
+  readonly drivers: Drivers;
+  readonly rack: QemuRack;
+  readonly exporter: RackExporter;
+  /** Ends the machines, unless they are kept. */
+  close(): Promise<void>;
+}
+
+const mebi = 2 ** 20;
+const kernelKeepsShare = 0.35;
+
+function layoutOf(specs: readonly MachineSpec[]): BridgeLayout {
+  const ports = ({ index }: MachineSpec): BridgePort[] => [
+    {
+      name: portName('Data'),
+      role: 'Data',
+      kind: 'Ethernet',
+      ifname: tapName(index, 'Data'),
+      address: macAddress(index, 'Data'),
+      ipv4: dataAddress(index),
+    },
+    {
+      name: portName('Control'),
+      role: 'Control',
+      kind: 'Ethernet',
+      ifname: tapName(index, 'Control'),
+      address: macAddress(index, 'Control'),
+      ipv4: controlPortAddress(index),
+      bootServer: controlAddress(index),
+    },
+  ];
+  return {
+    nodes: new Map(specs.map((spec) => [spec.name, ports(spec)])),
+    bootServer: { addresses: [], tcpPorts: [bootPort], udpPorts: [] },
+    dhcp: {},
+    gateway: { shared: [`${dataGateway}/32`], forbidden: ['10.77.0.0/16'] },
+  };
+}
+
+/** What a machine of the lab must show at its check. */
+function trustedSide(boots: TrustedBoots, specs: readonly MachineSpec[]): TrustedSide {
+  const baselines = new Map(
+    specs.map(({ name, shape }) => [
+      name,
+      {
+        cores: 1,
+        minMemoryBytes: shape.memoryMiB * mebi * (1 - kernelKeepsShare),
+        disks: shape.disks.map((disk) => ({ serial: diskSerial(name, disk.name), sizeBytes: disk.sizeBytes })),
+      },
+    ]),
+  );
+  return {
+    begin: (node) => boots.begin(node),
+    end: (node) => boots.end(node),
+    read: (node) => boots.read(node),
+    attest: (node, nonce) => boots.attest(node, nonce),
+    wipe: (node, erase) => boots.wipe(node, erase),
+    check: (node) => boots.check(node, baselines.get(node) ?? {}),
+    handle: (request, response) => boots.handle(request, response),
+  };
+}
+
+/** @throws Error for people when a program, a package or the rights are missing */
+export async function openLab(
+  nodes: readonly string[],
+  settings: LabSettings,
+  { directory, clock, random, onError }: LabContext,
+): Promise<OpenedLab> {
+  mkdirSync(directory, { recursive: true });
+  const exporter = await RackExporter.start({
+    directory: join(directory, 'cache'),
+    socketPath: join(directory, 'images.sock'),
+    memoryBytes: settings.cacheMemoryBytes ?? 64 * mebi,
+    diskBytes: settings.cacheDiskBytes ?? 8192 * mebi,
+    policy: { directories: settings.originDirectories ?? [] },
+    ...(settings.rateBytes === undefined ? {} : { rateBytes: settings.rateBytes }),
+    ...{ clock, random, onError },
+    onFault: (_digest, error) => onError(error),
+  });
+  try {
+    const rack = await openQemuRack({
+      ...{ nodes, directory, runDirectory: tmpdir(), clock, random, onError, exporter },
+      ...(settings.shape === undefined ? {} : { shape: settings.shape }),
+      trustedImage: settings.trustedImage,
+      trusted: (specs, onChange) => trustedSide(new TrustedBoots({ clock, random, onChange }), specs),
+      power: (machines, changed) => directPower(machines, clock, changed),
+      async fabric({ netns, specs }, onChange) {
+        const fabric = bridgeFabric({ ...layoutOf(specs), table: 'lab', netns, clock, onChange, onError });
+        await fabric.ready;
+        return fabric;
+      },
+    });
+    return {
+      ...{ drivers: rack.drivers, rack, exporter },
+      async close() {
+        if (settings.keepMachines === true) await rack.close();
+        else await rack.remove();
+        await exporter.stop();
+      },
+    };
+  } catch (error) {
+    await exporter.stop();
+    throw error;
+  }
+}

@@ -1,0 +1,131 @@
+/**
+ * A rack of the lab: its network, machines and boot server, and the four drivers over them.
+ *
+ * Invariants:
+ * 1. `close` leaves machines, their network and what they run as they are; `open` on the same directory takes them up again.
+ * 2. `remove` ends every process and takes away every interface and namespace; what lies on the machines' disks stays in the directory.
+ */
+import { createHash } from 'node:crypto';
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Clock } from '../../../controller/runtime/clock.ts';
+import type { Random } from '../../../controller/runtime/random.ts';
+import type { Drivers, Fabric, Power } from '../port.ts';
+
+import { type BootServer, startBootServer } from './boot-server.ts';
+import { BootedNode, type TrustedImage, type TrustedSide } from './booted.ts';
+import { type Exporter, LabImages } from './images.ts';
+import { QemuMachine } from './machine.ts';
+import { RackNetwork } from './network.ts';
+import { defaultShape, type MachineShape, type MachineSpec } from './shape.ts';
+import { labVmm } from './vmm.ts';
+
+type Closable<Driver> = Driver & { close?(): Promise<void> | void };
+
+export interface QemuRackOptions {
+  readonly nodes: readonly string[];
+  /** Disks, maps and logs of the machines. */
+  readonly directory: string;
+  /** For sockets, below which the rack makes a directory of its own; short, such as /tmp. */
+  readonly runDirectory: string;
+  readonly shape?: MachineShape;
+  readonly exporter: Exporter;
+  readonly trustedImage: TrustedImage;
+  readonly trusted: (specs: readonly MachineSpec[], changed: (node: string) => void) => TrustedSide;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly power: (
+    machines: ReadonlyMap<string, QemuMachine>,
+    changed: (node: string) => void,
+  ) => Promise<Closable<Power>> | Closable<Power>;
+  readonly fabric: (
+    rack: { readonly netns: string; readonly specs: readonly MachineSpec[] },
+    changed: (node: string) => void,
+  ) => Promise<Closable<Fabric>> | Closable<Fabric>;
+  readonly onError: (error: unknown) => void;
+}
+
+export interface QemuRack {
+  readonly netns: string;
+  readonly drivers: Drivers;
+  readonly machines: ReadonlyMap<string, QemuMachine>;
+  readonly booted: ReadonlyMap<string, BootedNode>;
+  /** Ends the drivers; the machines go on. */
+  close(): Promise<void>;
+  /** `close`, and the end of everything that runs. */
+  remove(): Promise<void>;
+}
+
+/** Names of a rack on this host: they follow from its directory, so that a new agent finds what an earlier one left running. */
+export function namesOf(directory: string, runBase: string): { readonly netns: string; readonly runDirectory: string } {
+  const name = `bvlab-${createHash('sha256').update(directory).digest('hex').slice(0, 8)}`;
+  return { netns: name, runDirectory: join(runBase, name) };
+}
+
+export async function openQemuRack(options: QemuRackOptions): Promise<QemuRack> {
+  const { directory, clock, random, onError, exporter, trustedImage, shape = defaultShape } = options;
+  const { netns, runDirectory } = namesOf(directory, options.runDirectory);
+  const specs = options.nodes.map(
+    (name, index): MachineSpec => ({
+      name,
+      index,
+      shape,
+      directory: join(directory, name),
+      runDirectory: join(runDirectory, String(index)),
+      netns,
+    }),
+  );
+  const network = new RackNetwork({ netns, directory: join(directory, 'network'), machines: specs });
+  await network.ensure();
+  let listener: (node: string) => void = () => {};
+  const changed = (node: string): void => listener(node);
+  const machines = new Map(specs.map((spec) => [spec.name, new QemuMachine({ spec, clock, random, onError })]));
+  const images = new LabImages({
+    nodes: new Map(specs.map((spec) => [spec.name, spec])),
+    ...{ exporter, clock, random, changed, onError },
+  });
+  const trusted = options.trusted(specs, changed);
+  const booted = new Map(
+    [...machines].map(([node, machine]) => [
+      node,
+      new BootedNode({
+        ...{ machine, clock, trustedImage, trusted, onError },
+        serving: () => images.serving(node),
+        place: () => images.place(node),
+        readImage: (offset, length) => images.readImage(node, offset, length),
+        changed: () => changed(node),
+      }),
+    ]),
+  );
+  for (const machine of machines.values()) await machine.attach();
+  for (const node of booted.values()) await node.attach();
+  const fabric = await options.fabric({ netns, specs }, changed);
+  const power = await options.power(machines, changed);
+  const handlers = new Map(specs.map(({ name, index }) => [index, booted.get(name) as BootedNode]));
+  const bootServer: BootServer = startBootServer(await network.listen(), handlers, onError);
+  const close = async (): Promise<void> => {
+    listener = () => {};
+    bootServer.close();
+    images.shutdown();
+    for (const node of booted.values()) node.close();
+    for (const machine of machines.values()) machine.close();
+    await Promise.all([fabric.close?.(), power.close?.()]);
+  };
+  return {
+    ...{ netns, machines, booted, close },
+    drivers: {
+      ...{ power, fabric, images, vmm: labVmm(booted) },
+      capabilities: ['format:Raw', 'erase:Quick', 'erase:Full', 'qemu'],
+      onChange(told) {
+        listener = told;
+      },
+      close: () => void close(),
+    },
+    async remove() {
+      await Promise.all([...machines.values()].map((machine) => machine.off()));
+      await close();
+      await network.remove();
+      rmSync(runDirectory, { recursive: true, force: true });
+    },
+  };
+}
