@@ -190,7 +190,10 @@ function copyOf(row: Row, { vmm }: Readings, before: NodeObservation | undefined
   if (row.kind !== 'Tenancy') return noCopy;
   if (vmm.epoch === row.epoch && vmm.copy.map !== 'None') return vmm.copy;
   if (row.finalCopy !== undefined) return row.finalCopy;
-  if (before === undefined || before.record.epoch !== row.epoch || before.copy.map !== 'Valid') return noCopy;
+  if (before === undefined || before.record.epoch !== row.epoch || before.copy.map !== 'Valid') {
+    // After a restart nothing but the log says that there is one.
+    return row.mapSeen ? { ...noCopy, map: 'Valid' } : noCopy;
+  }
   return before.copy.inFlight === 0 ? before.copy : { ...before.copy, inFlight: 0 };
 }
 

@@ -41,24 +41,28 @@ export function isolateStep(ctx: Context, isolation: Isolation): Outcome {
   );
 }
 
+const controlAgainMs = 10_000;
+
 /**
  * The control port while no operation needs it: a machine that comes up from its own disk must not find provisioning there, and
- * one that is off and is to boot from the network must.
+ * one that is off and is to boot from the network must. In a reclaim only the trusted image has it, and who boots it.
  */
 export function keepControlPort(ctx: Context): void {
   const { row, readings } = ctx;
   const { power, fabric, images, vmm } = readings;
-  if (row.kind !== 'Tenancy' || !row.guestStarted || vmm.vmm !== 'Absent') return;
-  if (fabric.controlChange?.status === 'Pending') return;
-  const leaves = power.order === 'Disk' && power.state === 'On';
-  const returns = power.order === 'Network' && power.state === 'Off' && images.serving === 'Vmm' && !row.commitSent;
+  const { controlChange } = fabric;
+  if (!row.guestStarted || vmm.vmm !== 'Absent' || vmm.trusted.up || controlChange?.status === 'Pending') return;
+  const idle = row.operation?.status !== 'Running';
+  const leaves = power.state === 'On' && (power.order === 'Disk' || (row.kind === 'Reclaim' && idle));
+  const mayReturn = row.kind === 'Tenancy' && !row.commitSent && images.serving === 'Vmm';
+  const returns = mayReturn && power.state === 'Off' && power.order === 'Network';
   if (!leaves && !returns) return;
   const domain = leaves ? 'closed' : 'provisioning';
-  const token = `${row.node}.${row.epoch}.${row.starts}/${domain}`;
-  const isThere = fabric.ports.every((port) => port.role !== 'Control' || port.domain === domain);
-  // One that failed is not asked for again before the next boot: what needs the port asks for it by itself.
-  if (!isThere && fabric.controlChange?.token !== token)
-    ctx.acts.push({ kind: 'fabric', role: 'Control', domain, token });
+  if (fabric.ports.every((port) => port.role !== 'Control' || port.domain === domain)) return;
+  const token = `${row.node}.${row.epoch}/keep/${domain}`;
+  const failedBefore = controlChange?.token === token && controlChange.status === 'Error';
+  if (failedBefore && !ctx.expired.has(token)) ctx.waits.push({ key: token, limitMs: controlAgainMs });
+  else ctx.acts.push({ kind: 'fabric', role: 'Control', domain, token });
 }
 
 /** The disk that the image goes to: the smallest that fits, so that large disks stay for the tenant. */

@@ -69,11 +69,12 @@ export function decideNode(input: NodeInput): NodeDecision {
 
 /**
  * Whether a guest of this tenancy may have executed an instruction. The agent records `guestStarted` ahead of the power-on
- * that could make it true; only its word that the boot failed, with no start counted, takes that back, and that for the first
- * epoch since the certificate alone: in a later one (an update) the flag speaks of the guest before, whose data is there.
+ * that could make it true; only its word that the boot failed, with no start counted and no map begun, takes that back, and that
+ * for the first epoch since the certificate alone: in a later one (an update) the flag speaks of the guest before, whose data is
+ * there. A guest that began to boot and then hung has executed instructions.
  */
 export function guestMayHaveRun(facts: NodeObservation, { claim, certificate }: PhysicalNodeStatus): boolean {
-  const { record, guest, operation } = facts;
+  const { record, guest, operation, copy } = facts;
   if (!record.guestStarted) return false;
   const epoch = claim?.epoch ?? 0;
   const bootFailed =
@@ -82,7 +83,7 @@ export function guestMayHaveRun(facts: NodeObservation, { claim, certificate }: 
     operation?.epoch === epoch &&
     operation.verb === 'reimage' &&
     operation.status === 'Failed';
-  return !(bootFailed && guest.starts === 0 && !record.commitSent);
+  return !(bootFailed && guest.starts === 0 && copy.map === 'None' && !record.commitSent);
 }
 
 /** Whether an observation speaks of this epoch. */

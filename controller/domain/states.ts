@@ -229,7 +229,12 @@ export const reclaimPath: readonly ReclaimRow[] = [
   {
     state: 'PoweringOff',
     step: () => ({ verb: 'power', args: { desired: 'Off' } }),
-    until: (facts) => facts.power === 'Off' || facts.reclaim.attestedNonce !== '' || facts.reclaim.wipedDisks > 0,
+    // The power that an attestation under way has switched on is not the guest's.
+    until: (facts) =>
+      facts.power === 'Off' ||
+      facts.reclaim.attestedNonce !== '' ||
+      facts.reclaim.wipedDisks > 0 ||
+      (facts.operation?.verb === 'attest' && facts.operation.status === 'Running'),
     endsWhen: 'power was read back as Off',
     bootOrder: 'Network, set here',
     bootServer: 'Nothing',

@@ -233,7 +233,7 @@ test('a node that fails before it is in use is replaced, and comes back clean fo
   await hall.clock.runUntil(() => claimedNames(hall).length === 1);
   const [broken = ''] = claimedNames(hall);
   await hall.clock.runUntil(() => {
-    hall.failNext(broken, 'guestBoot');
+    hall.failNext(broken, 'vmmLoad');
     return settled(hall, 'job');
   }, 12 * 3_600_000);
   assert.ok(!claimedNames(hall).includes(broken) || hall.inState('BareMetal') === 1);
