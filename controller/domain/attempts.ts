@@ -17,13 +17,22 @@ export interface Attempts {
   readonly term: number;
   readonly attempt: number;
   readonly failures: number;
+  /** Of the failures, those that are not the node's. */
+  readonly excused: number;
   /** Monotonic milliseconds. */
   readonly attemptStartedAt: number;
   readonly notBefore: number;
   readonly sent: 'No' | 'Sent' | 'Accepted';
   readonly lastFailure?: StepFailure;
   /** Steps of the same epoch that the node left: coming back to one goes on counting where it stood. */
-  readonly left: ReadonlyMap<string, { readonly attempt: number; readonly failures: number }>;
+  readonly left: ReadonlyMap<string, Left>;
+}
+
+interface Left {
+  readonly attempt: number;
+  readonly failures: number;
+  readonly excused: number;
+  readonly lastFailure?: StepFailure;
 }
 
 export interface StepFailure {
@@ -70,10 +79,10 @@ function freshAttempts(
   operation: Operation | undefined,
   left: Attempts['left'] = nothingLeft,
 ): Attempts {
-  const begun = { key, attemptStartedAt: nowMs, notBefore: nowMs, sent: 'No', left } as const;
+  const begun = { key, attemptStartedAt: nowMs, notBefore: nowMs, sent: 'No', excused: 0, left } as const;
   const before = left.get(key);
   // What came about was undone, or the step behind it failed: that counts, or two steps could alternate for ever.
-  if (before) return { ...begun, term, attempt: before.attempt, failures: before.failures + 1 };
+  if (before) return { ...begun, ...before, term, failures: before.failures + 1 };
   const [, oldTerm, oldAttempt] = /^\.(\d{1,15})\.(\d{1,9})$/.exec(operation?.id.slice(key.length) ?? '') ?? [];
   if (operation?.id.startsWith(key) && oldTerm !== undefined) {
     return { ...begun, term: Number(oldTerm), attempt: Number(oldAttempt), failures: Number(oldAttempt) };
@@ -84,7 +93,7 @@ function freshAttempts(
 /** The step came to its end: should it ever be needed again in this epoch, it starts over under a new id. */
 export function stepEnded(attempts: Attempts): Attempts {
   if (attempts.key === '') return attempts;
-  const left = new Map(attempts.left).set(attempts.key, { attempt: attempts.attempt + 1, failures: -1 });
+  const left = new Map(attempts.left).set(attempts.key, { attempt: attempts.attempt + 1, failures: -1, excused: 0 });
   return { ...attempts, key: '', left };
 }
 
@@ -100,9 +109,16 @@ function attemptsFor(
   if (known?.key === key) return known;
   const left = new Map([...(known?.left ?? [])].filter(([name]) => name.startsWith(epochKey(nodeName, bounds.epoch))));
   if (known?.key.startsWith(epochKey(nodeName, bounds.epoch)))
-    left.set(known.key, { attempt: known.attempt + 1, failures: known.failures });
+    left.set(known.key, {
+      attempt: known.attempt + 1,
+      failures: known.failures,
+      excused: known.excused,
+      ...(known.lastFailure === undefined ? {} : { lastFailure: known.lastFailure }),
+    });
   return freshAttempts(key, bounds.term, nowMs, operation, left);
 }
+
+const isSpent = ({ failures, excused }: Attempts, { retries }: StepBounds): boolean => failures - excused > retries;
 
 /** `jitter` is a number in [0, 1). */
 export function nextAction(
@@ -115,6 +131,10 @@ export function nextAction(
   jitter: number,
 ): { attempts: Attempts; action: AttemptAction } {
   const attempts = attemptsFor(known, nodeName, bounds, step, facts.operation, nowMs);
+  if (known?.key !== attempts.key && attempts.left.has(attempts.key) && isSpent(attempts, bounds)) {
+    const undone: StepFailure = { code: 'Deadline', message: `${step.verb} did not last, ${attempts.failures} times` };
+    return { attempts, action: { kind: 'failed', failure: attempts.lastFailure ?? undone } };
+  }
   const id = operationIdOf(attempts);
   const operation = facts.operation?.id === id ? facts.operation : undefined;
   if (operation?.status === 'Failed' || operation?.status === 'Cancelled') {
@@ -171,12 +191,13 @@ function afterFailure(
     sent: 'No',
     lastFailure: failure,
   };
+  const excused: Attempts = { ...again, excused: again.excused + 1 };
   if (policy === 'StallImage') {
-    const slow = { ...again, notBefore: nowMs + backoffCapMs };
+    const slow = { ...excused, notBefore: nowMs + backoffCapMs };
     return { attempts: slow, action: { kind: 'stalled', failure, ms: backoffCapMs } };
   }
-  if (policy === 'WaitForImage') return { attempts: again, action: { kind: 'stalled', failure, ms: backoffMs } };
-  if (policy === 'FailNode' || !retryable || failures > bounds.retries) {
+  if (policy === 'WaitForImage') return { attempts: excused, action: { kind: 'stalled', failure, ms: backoffMs } };
+  if (policy === 'FailNode' || !retryable || isSpent(again, bounds)) {
     return { attempts: again, action: { kind: 'failed', failure } };
   }
   return { attempts: again, action: { kind: 'wait', ms: backoffMs } };

@@ -41,8 +41,8 @@ const enrolmentMs = 3 * 3_600_000;
 const stepMs = 600_000;
 /** Retries, backoff and a full wipe are over by then. */
 const restBoundMs = 24 * 3_600_000;
-/** So long without a write is rest. */
-const quietMs = 1_800_000;
+/** So long without a write is rest: a boot that fails and the pause before the next one take most of an hour. */
+const quietMs = 2 * 3_600_000;
 
 class Run {
   readonly world: World;

@@ -47,6 +47,8 @@ export interface MachineTruth {
   readonly moved: Set<string>;
   /** Its firmware does not do what its BMC shows. */
   orderUntrue: boolean;
+  /** Its BMC said that it was off while the guest that runs now ran. */
+  offUntrue: boolean;
   /** Epoch to the uid of the allocation that an accepted instruction named under it. */
   readonly epochs: Map<number, string>;
   devirtualizedEpoch: number | undefined;
@@ -135,6 +137,7 @@ export class Truth {
         generation: 0,
         moved: new Set(),
         orderUntrue: false,
+        offUntrue: false,
         epochs: new Map(),
         devirtualizedEpoch: undefined,
         tampered: undefined,
@@ -315,6 +318,7 @@ function takeIn(truth: Truth, machine: MachineTruth, { event, detail }: RoomEven
 
 function otherEvent(machine: MachineTruth, event: string, detail: RoomEvent['detail']): void {
   if (event === 'reset' || event === 'boot' || event === 'crashed') bootEnded(machine);
+  if (event === 'fault' && detail.kind === 'bmcLiesOff') machine.offUntrue = machine.guest !== undefined;
   if (event === 'diskSwapped') machine.dirty = 'a disk was swapped';
   if (event === 'order') machine.orderUntrue = detail.shown !== undefined && detail.shown !== detail.to;
   if (event === 'boot') machine.orderUntrue ||= detail.got === 'Disk' && detail.shown === 'Network';
@@ -322,6 +326,7 @@ function otherEvent(machine: MachineTruth, event: string, detail: RoomEvent['det
 
 function bootEnded(machine: MachineTruth): void {
   machine.guest = undefined;
+  machine.offUntrue = false;
   machine.attested = false;
   machine.wiped.clear();
 }

@@ -5,6 +5,7 @@
  * guest. What a fault moved is the fault's; that it is put back is rule 8's.
  */
 import { isOwnDomain } from '../ownership.ts';
+import type { Truth } from '../truth.ts';
 import type { Checker, Report } from './checker.ts';
 
 interface SeenPort {
@@ -14,6 +15,15 @@ interface SeenPort {
 
 /** Moves of the switch that nobody of ours asked for. */
 const notOurs: ReadonlySet<unknown> = new Set(['cable', 'defaults', 'late']);
+
+/** Whoever reads the machine cannot know now that it comes up without its hypervisor, or cannot move the port. */
+function blind(truth: Truth, node: string): boolean {
+  const machine = truth.ground.machine(node);
+  if (machine === undefined) return false;
+  const { bmcHang, bmcSilent, takesBmc, vmmSilent } = machine.faults;
+  const moving = machine.changes.control !== undefined && machine.changes.control.status !== 'Done';
+  return moving || [bmcHang, bmcSilent, takesBmc, vmmSilent].some((fault) => fault !== undefined);
+}
 
 export function isolated(report: Report): Checker {
   return {
@@ -25,14 +35,15 @@ export function isolated(report: Report): Checker {
           if (isOwnDomain(truth, owner, domain) || machine.moved.has(name)) continue;
           report(2, `${machine.name}: a guest of ${truth.nameOf(owner)} starts with its port ${name} in ${domain}`);
         }
-        if (detail.throughVmm !== true && detail.control === 'provisioning' && !machine.orderUntrue) {
+        const known = !machine.orderUntrue && !blind(truth, machine.name);
+        if (detail.throughVmm !== true && detail.control === 'provisioning' && known) {
           report(2, `${machine.name}: a guest without a hypervisor starts with the control port in provisioning`);
         }
       }
       if (event === 'port' && machine.guest !== undefined && !notOurs.has(detail.cause)) {
         const { owner } = machine.guest;
         const to = String(detail.to);
-        const control = to === 'provisioning' && machine.guest.throughVmm;
+        const control = to === 'provisioning' && (machine.guest.throughVmm || machine.offUntrue);
         if (!control && !isOwnDomain(truth, owner, to)) {
           report(
             2,

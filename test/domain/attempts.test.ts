@@ -1,0 +1,47 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { NodeObservation } from '../../controller/api/protocol.generated.ts';
+import { type AttemptAction, type Attempts, nextAction, type StepBounds } from '../../controller/domain/attempts.ts';
+import type { Step } from '../../controller/domain/states.ts';
+
+const attest: Step = { verb: 'attest', args: { nonce: 'nonce-0123456789' } };
+const off: Step = { verb: 'power', args: { desired: 'Off' } };
+const attesting: StepBounds = { state: 'Attesting', epoch: 3, term: 1, deadlineSeconds: 1800, retries: 3 };
+const poweringOff: StepBounds = { state: 'PoweringOff', epoch: 3, term: 1, deadlineSeconds: 600, retries: 5 };
+const facts = {} as NodeObservation;
+
+test('two steps that undo each other end in a failure, although neither is ever seen to fail', () => {
+  let attempts: Attempts | undefined;
+  let nowMs = 0;
+  const take = (bounds: StepBounds, step: Step): AttemptAction => {
+    const next = nextAction(attempts, 'n0', bounds, step, facts, nowMs, 0.5);
+    attempts = next.attempts;
+    nowMs += 60_000;
+    return next.action;
+  };
+  const kinds: string[] = [];
+  for (let turn = 0; turn < 6; turn++) {
+    kinds.push(take(attesting, attest).kind);
+    assert.equal(take(poweringOff, off).kind, 'send');
+  }
+  assert.deepEqual(kinds.slice(0, 5), ['send', 'send', 'send', 'send', 'failed']);
+});
+
+test("waiting for an image is not the node's failure: the step that comes back goes on", () => {
+  const booting: StepBounds = { state: 'Booting', epoch: 3, term: 1, deadlineSeconds: 1800, retries: 2 };
+  const reimage = { verb: 'reimage', args: {} } as unknown as Step;
+  let attempts: Attempts | undefined;
+  for (let turn = 0; turn < 10; turn++) {
+    const sent = nextAction(attempts, 'n0', booting, reimage, facts, turn * 1e6, 0.5);
+    attempts = sent.attempts;
+    assert.equal(sent.action.kind, 'send');
+    const id = sent.action.kind === 'send' ? sent.action.operationId : '';
+    const failure = { code: 'ImageUnavailable', message: 'gone', retryable: true };
+    const failed = { operation: { id, status: 'Failed', failure } } as unknown as NodeObservation;
+    const next = nextAction(attempts, 'n0', booting, reimage, failed, turn * 1e6 + 1_000, 0.5);
+    attempts = next.attempts;
+    assert.equal(next.action.kind, 'stalled');
+  }
+  attempts = nextAction(attempts, 'n0', poweringOff, off, facts, 2e7, 0.5).attempts;
+  assert.equal(nextAction(attempts, 'n0', booting, reimage, facts, 3e7, 0.5).action.kind, 'send');
+});
