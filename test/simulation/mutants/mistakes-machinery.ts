@@ -55,7 +55,7 @@ export const machineryMistakes: readonly Mutant[] = [
     edits: [
       edit(
         attempts,
-        "if (policy === 'FailNode' || !retryable || failures > bounds.retries) {",
+        "if (policy === 'FailNode' || !retryable || isSpent(again, bounds)) {",
         "if (policy === 'FailNode' || !retryable) {",
       ),
     ],
