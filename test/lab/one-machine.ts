@@ -56,12 +56,14 @@ export async function ownDirectory(t: TestContext): Promise<string> {
   return directory;
 }
 
-/** Starts it; `args` are QEMU's, for disks, network and firmware. */
-export async function startMachine(t: TestContext, args: readonly string[]): Promise<OneMachine> {
+/** Starts it; `args` are QEMU's, for disks, network and firmware. @param netns network namespace; absent: that of the test */
+export async function startMachine(t: TestContext, args: readonly string[], netns?: string): Promise<OneMachine> {
   const path = join(await ownDirectory(t), 'serial');
+  const [program, ...before] = [...(netns === undefined ? [] : ['ip', 'netns', 'exec', netns]), 'qemu-system-x86_64'];
   const child = spawn(
-    'qemu-system-x86_64',
+    program ?? '',
     [
+      ...before,
       ...[
         '-accel',
         'tcg',
