@@ -277,7 +277,10 @@ export class CachedImage {
   async #readDisk(first: number, lengths: readonly number[]): Promise<void> {
     const { tree, store } = this.#parts;
     const { counters, onFault } = this.#shared;
-    for (const [index, bytes] of (await store.read(first, lengths)).entries()) {
+    const read = await store.read(first, lengths);
+    // A store that is being closed gives nothing back, and that says nothing about its disk.
+    if (this.#abort.signal.aborted) return;
+    for (const [index, bytes] of read.entries()) {
       const block = first + index;
       if (bytes !== undefined && tree.verifies(block, bytes)) {
         counters.diskHits++;

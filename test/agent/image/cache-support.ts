@@ -76,3 +76,10 @@ export const until = async (holds: () => boolean): Promise<void> => {
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
 };
+
+export const untilAsync = async (holds: () => Promise<boolean>): Promise<void> => {
+  for (let turn = 0; !(await holds()); turn++) {
+    if (turn > 5000) throw new Error('it never came true');
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+};

@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
-import { readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import { readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { descriptorBytes, digestOf, sha256 } from '../../../agent/image/tree.ts';
 import { seededRandom } from '../../../controller/runtime/random.ts';
-import { bench, readWhole, until } from './cache-support.ts';
+import { bench, readWhole, until, untilAsync } from './cache-support.ts';
 import { kib, mib, noise, treeFileOf } from './support.ts';
 
 test('eight readers at once cost the origin one image', async (t) => {
@@ -201,4 +203,23 @@ test('an image named by the SHA-256 of its bytes is read whole once, then block 
   const second = await start();
   assert.ok((await readWhole(await second.open(named))).equals(image));
   await origin.start();
+});
+
+test('a process that is killed keeps what it had flushed, and what it had not is fetched again', async (t) => {
+  const image = noise(48 * mib);
+  const { start, spec, directory, origin } = await bench(t, image);
+  const settings = JSON.stringify({ directory, spec: spec(), bytes: 32 * mib });
+  const child = fork(new URL('./cache-child.ts', import.meta.url), [settings]);
+  await once(child, 'message');
+  const map = join(directory, spec().sha256, 'present');
+  const first = (await stat(map)).mtimeMs;
+  await untilAsync(async () => (await stat(map)).mtimeMs > first);
+  child.kill('SIGKILL');
+  await once(child, 'exit');
+  const sent = origin.sent.get('/image.raw') ?? 0;
+  const cache = await start();
+  const handle = await cache.open(spec());
+  assert.ok((await readWhole(handle)).equals(image));
+  assert.ok(cache.counters.diskHits >= 400, `${cache.counters.diskHits} of 512 blocks were kept`);
+  assert.equal((origin.sent.get('/image.raw') ?? 0) - sent, cache.counters.originBytes);
 });
