@@ -1,20 +1,21 @@
 /**
- * Images of the rack's cache, exported over NBD: what an image driver is made of.
+ * The rack's cache and an NBD server over it: what an image driver is made of.
  *
  * Invariants:
  * 1. An export exists only once the digest is known to be that of the image.
- * 2. An image stays open in the cache for as long as one of its exports does.
+ * 2. An image stays open in the cache for as long as one of its exports does: no machine reads from an image that is going away.
  * 3. When `close` resolves, nobody reads the export any more, also if it was still being opened.
  */
 import { ImageError, type ImageSpec } from './acquire.ts';
-import type { ImageHandle, RackCache } from './cache.ts';
-import type { NbdServer } from './nbd-server.ts';
+import { type ImageHandle, RackCache, type RackCacheOptions } from './cache.ts';
+import { type NbdServer, startNbdServer } from './nbd-server.ts';
 
-export interface ExporterOptions {
-  readonly cache: RackCache;
-  readonly nbd: NbdServer;
-  /** Where the server listens, for who connects. */
+export interface RackExporterOptions extends RackCacheOptions {
   readonly socketPath: string;
+  /** Bytes a second for all machines together; unbounded when absent. */
+  readonly rateBytes?: number;
+  /** Of errors inside the process. */
+  readonly onError: (error: unknown) => void;
 }
 
 /** What was found at the image's address. */
@@ -24,42 +25,52 @@ export interface Found {
   readonly sizeBytes: number;
 }
 
-export interface Bounds {
-  /** The only address that may read it, over TCP. */
-  readonly from?: string;
-  /** Bytes a second. */
-  readonly rateBytes?: number;
-}
-
 interface Opened {
   readonly found: Promise<Found>;
   handle?: ImageHandle;
   isClosed: boolean;
 }
 
-export class ImageExporter {
+export class RackExporter {
   readonly socketPath: string;
-  readonly #cache: RackCache;
+  readonly cache: RackCache;
   readonly #nbd: NbdServer;
   readonly #opened = new Map<string, Opened>();
 
-  constructor({ cache, nbd, socketPath }: ExporterOptions) {
-    this.#cache = cache;
-    this.#nbd = nbd;
+  private constructor(socketPath: string, cache: RackCache, nbd: NbdServer) {
     this.socketPath = socketPath;
+    this.cache = cache;
+    this.#nbd = nbd;
+  }
+
+  /** @throws when the directory cannot be used, or the socket is served by another process */
+  static async start(options: RackExporterOptions): Promise<RackExporter> {
+    const { socketPath, clock, rateBytes, onError } = options;
+    const cache = await RackCache.start(options);
+    const rate = rateBytes === undefined ? {} : { rateBytes };
+    try {
+      return new RackExporter(
+        socketPath,
+        cache,
+        await startNbdServer({ listen: { socketPath }, clock, onError, ...rate }),
+      );
+    } catch (error) {
+      await cache.close();
+      throw error;
+    }
   }
 
   /**
    * Exports the image under the name, to whoever knows it. Asked again for an open name it answers as before.
    * @throws ImageError
    */
-  open(name: string, image: ImageSpec, bounds: Bounds = {}): Promise<Found> {
+  open(name: string, image: ImageSpec): Promise<Found> {
     const known = this.#opened.get(name);
     if (known !== undefined) return known.found;
     const { promise, resolve, reject } = Promise.withResolvers<Found>();
     const opened: Opened = { found: promise, isClosed: false };
     this.#opened.set(name, opened);
-    this.#export(name, image, bounds, opened).then(resolve, (error: unknown) => {
+    this.#export(name, image, opened).then(resolve, (error: unknown) => {
       if (this.#opened.get(name) === opened) this.#opened.delete(name);
       reject(error);
     });
@@ -77,6 +88,13 @@ export class ImageExporter {
     if (this.#opened.get(name) === opened) this.#opened.delete(name);
   }
 
+  /** Of an image that is exported. @throws when none is under this name, or the range is not in it */
+  async read(name: string, offset: number, length: number): Promise<Buffer> {
+    const image = this.#opened.get(name)?.handle?.image;
+    if (image === undefined) throw new Error('the image is not exported');
+    return image.read(offset, length);
+  }
+
   /** Clients that are connected to an export: 0 where there is none. */
   clients(name: string): number {
     return this.#nbd.state(name)?.clients ?? 0;
@@ -86,14 +104,21 @@ export class ImageExporter {
     return this.#nbd.servedBytes;
   }
 
-  async #export(name: string, image: ImageSpec, bounds: Bounds, opened: Opened): Promise<Found> {
+  /** Machines that read an image wait from now on. */
+  async stop(): Promise<void> {
+    await this.#nbd.close();
+    await this.cache.close();
+  }
+
+  async #export(name: string, image: ImageSpec, opened: Opened): Promise<Found> {
     try {
-      const handle = await this.#cache.open(image);
+      const handle = await this.cache.open(image);
       opened.handle = handle;
       // Who closes it meanwhile gives the handle back.
-      if (!opened.isClosed) this.#nbd.add(name, { image: handle.image, ...bounds });
+      if (!opened.isClosed) this.#nbd.add(name, { image: handle.image });
       return { digest: handle.image.digest, sizeBytes: handle.image.sizeBytes };
     } catch (error) {
+      // Another image is an answer, which the agent refuses.
       if (error instanceof ImageError && error.found !== undefined) return { digest: error.found, sizeBytes: 0 };
       throw error;
     }

@@ -13,7 +13,7 @@ import type { BridgeLayout, BridgePort } from '../fabric/layout.ts';
 import type { Drivers } from '../port.ts';
 import type { TrustedImage, TrustedSide } from './booted.ts';
 import { directPower } from './direct-power.ts';
-import { RackExporter } from './exporter.ts';
+import { RackExporter } from '../../image/exporter.ts';
 import { bootPort, controlAddress, controlPortAddress, dataAddress, dataGateway, tapName } from './network.ts';
 import { openQemuRack, type QemuRack } from './rack.ts';
 import { diskSerial, type MachineShape, type MachineSpec, macAddress, portName } from './shape.ts';

@@ -5,11 +5,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { promisify } from 'node:util';
-import type { RackCache } from '../../../agent/image/cache.ts';
-import { ImageExporter } from '../../../agent/image/exporter.ts';
-import { startNbdServer } from '../../../agent/image/nbd-server.ts';
+import { RackExporter } from '../../../agent/image/exporter.ts';
 import { sha256 } from '../../../agent/image/tree.ts';
 import { systemClock } from '../../../controller/runtime/clock.ts';
+import { seededRandom } from '../../../controller/runtime/random.ts';
 import { bench } from './cache-support.ts';
 import { needs } from './programs.ts';
 import { mib, noise } from './support.ts';
@@ -17,43 +16,60 @@ import { mib, noise } from './support.ts';
 const run = promisify(execFile);
 const clients = needs('nbdinfo', 'nbdcopy');
 
-async function exporterOf(t: TestContext, cache: RackCache): Promise<ImageExporter & { uri(name: string): string }> {
-  const directory = await mkdtemp(join(tmpdir(), 'exporter-'));
-  const socketPath = join(directory, 'nbd');
-  const nbd = await startNbdServer({ listen: { socketPath }, clock: systemClock });
-  t.after(async () => {
-    await nbd.close();
-    await rm(directory, { recursive: true });
+interface Exporter {
+  readonly exporter: RackExporter;
+  uri(name: string): string;
+}
+
+async function exporterOf(t: TestContext, { directory }: { directory: string }): Promise<Exporter> {
+  const sockets = await mkdtemp(join(tmpdir(), 'exporter-'));
+  const socketPath = join(sockets, 'nbd');
+  const exporter = await RackExporter.start({
+    directory,
+    socketPath,
+    memoryBytes: 32 * mib,
+    diskBytes: 64 * mib,
+    clock: systemClock,
+    random: seededRandom(1),
+    policy: {},
+    patienceMs: 500,
+    onError: (error) => assert.fail(String(error)),
   });
-  const exporter = new ImageExporter({ cache, nbd, socketPath });
-  return Object.assign(exporter, { uri: (name: string) => `nbd+unix:///${name}?socket=${socketPath}` });
+  t.after(async () => {
+    await exporter.stop();
+    await rm(sockets, { recursive: true });
+  });
+  return { exporter, uri: (name) => `nbd+unix:///${name}?socket=${socketPath}` };
 }
 
 test('an image is exported once its digest is known, and is gone when it is closed', clients, async (t) => {
   const image = noise(4 * mib);
-  const { start, spec, directory } = await bench(t, image);
-  const exporter = await exporterOf(t, await start());
+  const { spec, directory } = await bench(t, image);
+  const { exporter, uri } = await exporterOf(t, { directory });
   assert.deepEqual(await exporter.open('n0', spec()), { digest: spec().sha256, sizeBytes: image.length });
   assert.deepEqual(await exporter.open('n0', spec()), { digest: spec().sha256, sizeBytes: image.length });
   await exporter.open('n1', spec());
-  await run('nbdcopy', [exporter.uri('n0'), join(directory, 'copy')]);
+  await run('nbdcopy', [uri('n0'), join(directory, 'copy')]);
   assert.ok((await readFile(join(directory, 'copy'))).equals(image));
   assert.equal(exporter.servedBytes(), image.length);
+  assert.ok((await exporter.read('n1', 5, 1000)).equals(image.subarray(5, 1005)));
+  assert.equal(exporter.clients('n0'), 0);
   await exporter.close('n0');
   await exporter.close('n0');
-  await assert.rejects(run('nbdinfo', [exporter.uri('n0')]), /No such file|no such export/);
-  await run('nbdcopy', [exporter.uri('n1'), 'null:']);
+  await assert.rejects(exporter.read('n0', 0, 1), /not exported/);
+  await assert.rejects(run('nbdinfo', [uri('n0')]), /No such file|no such export/);
+  await run('nbdcopy', [uri('n1'), 'null:']);
   assert.equal(exporter.servedBytes(), 2 * image.length);
 });
 
 test('another file is not exported, and named by what it is', clients, async (t) => {
   const image = noise(2 * mib);
-  const { start, spec, origin } = await bench(t, image);
-  const exporter = await exporterOf(t, await start());
+  const { spec, origin, directory } = await bench(t, image);
+  const { exporter, uri } = await exporterOf(t, { directory });
   const other = noise(2 * mib, 8);
   origin.files.set('/image.raw', other);
   assert.deepEqual(await exporter.open('n0', spec()), { digest: sha256(other).toString('hex'), sizeBytes: 0 });
-  await assert.rejects(run('nbdinfo', [exporter.uri('n0')]), /No such file|no such export/);
+  await assert.rejects(run('nbdinfo', [uri('n0')]), /No such file|no such export/);
   await exporter.close('n0');
   await assert.rejects(exporter.open('n0', spec({ url: `${origin.url}/none` })), /the server answered 404/);
   origin.files.set('/image.raw', image);
@@ -61,10 +77,10 @@ test('another file is not exported, and named by what it is', clients, async (t)
 });
 
 test('an export that is closed while it is opened does not appear afterwards', clients, async (t) => {
-  const { start, spec } = await bench(t, noise(2 * mib));
-  const exporter = await exporterOf(t, await start());
+  const { spec, directory } = await bench(t, noise(2 * mib));
+  const { exporter, uri } = await exporterOf(t, { directory });
   const opening = exporter.open('n0', spec());
   await exporter.close('n0');
   await opening;
-  await assert.rejects(run('nbdinfo', [exporter.uri('n0')]), /No such file|no such export/);
+  await assert.rejects(run('nbdinfo', [uri('n0')]), /No such file|no such export/);
 });
