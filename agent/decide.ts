@@ -10,7 +10,7 @@
  */
 import type { Certificate, Failure } from '../controller/api/protocol.generated.ts';
 import type { MachineFacts, Readings } from './drivers/port.ts';
-import { type Act, type Context, failure, met, type Outcome, powerIs, waitFor } from './needs.ts';
+import { type Act, type Context, failure, limits, met, type Outcome, powerIs, waitFor } from './needs.ts';
 import { reclaimStep } from './reclaim.ts';
 import { copyComplete, type Row, type RowOperation } from './row.ts';
 import { devirtualizeStep, isolateStep, keepControlPort, planOf, reimageStep } from './tenancy.ts';
@@ -34,6 +34,7 @@ export function decide(row: Row, readings: Readings, options: DecideOptions): De
   stepIsolation(ctx);
   stepOperation(ctx);
   keepPlan(ctx);
+  noticeSilence(ctx);
   const movesControl = (): boolean => ctx.acts.some((act) => act.kind === 'fabric' && act.role === 'Control');
   if (!movesControl()) keepControlPort(ctx);
   if (!movesControl()) keepControlClosed(ctx);
@@ -132,6 +133,24 @@ function keepControlClosed(ctx: Context): void {
     const token = `${row.node}.${row.epoch}.closed.${ctx.nowMs}`;
     ctx.acts.push({ kind: 'fabric', role: 'Control', domain: 'closed', token });
     return { kind: 'Waiting' };
+  });
+}
+
+/** Until the commit a hypervisor that is not heard for the time of a boot is a fault, whatever the reason. */
+function noticeSilence(ctx: Context): void {
+  const { row, readings } = ctx;
+  const { vmm, epoch } = readings.vmm;
+  const expected = row.kind === 'Tenancy' && row.mapSeen && !row.commitSent && !row.preparing;
+  const heard = vmm === 'Resident' && epoch === row.epoch;
+  if (!expected || heard || row.operation?.status === 'Running') {
+    const { silent, ...rest } = row;
+    if (silent === true && (heard || !expected)) ctx.row = rest;
+    return;
+  }
+  if (row.silent === true) return;
+  waitFor(ctx, 'silence', limits.bootMs, () => {
+    ctx.row = { ...row, silent: true };
+    return met;
   });
 }
 

@@ -57,6 +57,10 @@ export interface Row {
   readonly maxRateBytes?: number;
   /** A valid map of this epoch was seen: from now on its absence is a failure. */
   readonly mapSeen: boolean;
+  /** Of the certificate that the first start of this tenancy used up. */
+  readonly cleanDisks?: readonly string[];
+  /** The guest began, its hypervisor should be there, and was not seen for the time of a boot. */
+  readonly silent?: boolean;
   readonly starts: number;
   /** Devirtualization was prepared, under this epoch, and nothing since undid it. */
   readonly preparing: boolean;
@@ -197,6 +201,12 @@ function copyOf(row: Row, { vmm }: Readings, before: NodeObservation | undefined
   return before.copy.inFlight === 0 ? before.copy : { ...before.copy, inFlight: 0 };
 }
 
+function silence({ silent }: Row, { power, vmm }: Readings): Failure | undefined {
+  if (silent !== true) return undefined;
+  const message = `its hypervisor should run and is ${vmm.vmm}; power is ${power.state}`;
+  return { code: 'VmmFailed', message, retryable: true };
+}
+
 /**
  * What is said about the node: the row and the readings, those of an older epoch hidden.
  * @param before what was said last
@@ -204,7 +214,7 @@ function copyOf(row: Row, { vmm }: Readings, before: NodeObservation | undefined
 export function observationOf(row: Row, readings: Readings, before: NodeObservation | undefined): NodeObservation {
   const { machine, power, fabric, images, vmm } = readings;
   const ofThisEpoch = row.kind === 'Tenancy' && vmm.epoch === row.epoch;
-  const failure = ofThisEpoch ? (vmm.failure ?? vmm.guest.failure) : undefined;
+  const failure = (ofThisEpoch ? (vmm.failure ?? vmm.guest.failure) : undefined) ?? silence(row, readings);
   const { address, hostKey } = ofThisEpoch ? vmm.guest : {};
   return {
     name: row.node,

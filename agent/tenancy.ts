@@ -29,7 +29,7 @@ import {
   vmmChange,
   waitFor,
 } from './needs.ts';
-import { type Isolation, isolated, type Row, type RowOperation } from './row.ts';
+import { type Isolation, isolated, notWiped, type Row, type RowOperation } from './row.ts';
 
 export function isolateStep(ctx: Context, isolation: Isolation): Outcome {
   const { commitSent, guestStarted } = ctx.row;
@@ -107,13 +107,22 @@ export function reimageStep(ctx: Context, operation: RowOperation, { operationId
         () => servingIs(ctx, 'Nothing', `${operationId}/unserve`),
         () => controlPortsAre(ctx, 'provisioning', `${operationId}/control`),
       ),
-    () => (row.guestStarted || row.certificate !== undefined ? met : unclean),
+    () => ((row.guestStarted || row.certificate !== undefined) && !hasForeignDisk(ctx) ? met : unclean),
   );
   if (prepared.kind !== 'Met') return prepared;
-  const { certificate: _usedUp, ...rest } = row;
-  ctx.row = { ...rest, guestStarted: true, operation: { ...operation, phase: 'Acting' } };
+  const { certificate, ...rest } = row;
+  ctx.row = {
+    ...rest,
+    guestStarted: true,
+    ...(certificate === undefined ? {} : { cleanDisks: certificate.disks }),
+    operation: { ...operation, phase: 'Acting' },
+  };
   return startGuest(ctx, operationId);
 }
+
+/** Before a tenant's first guest began, every disk must be one of those that were wiped; later they are the tenant's. */
+const hasForeignDisk = ({ row: { cleanDisks, mapSeen }, readings }: Context): boolean =>
+  cleanDisks !== undefined && !mapSeen && notWiped(readings.machine, cleanDisks) > 0;
 
 const unclean = failed('CheckFailed', 'a disk is not one of those that were wiped', false);
 
@@ -122,11 +131,15 @@ function startGuest(ctx: Context, operationId: string): Outcome {
   const { row, readings } = ctx;
   const { images, vmm } = readings;
   if (startedBy(ctx, `${operationId}/on`) && vmm.failure !== undefined) return { kind: 'Failed', failure: vmm.failure };
-  const drifted = !isolated(row, readings);
+  const wrong = isolated(row, readings)
+    ? hasForeignDisk(ctx)
+      ? unclean
+      : undefined
+    : failed('NotIsolated', leftDomain(row));
   // A guest that runs keeps its power; one that has not begun finds nothing to boot.
-  if (drifted && vmm.vmm === 'Absent') {
+  if (wrong !== undefined && vmm.vmm === 'Absent') {
     const stopped = servingIs(ctx, 'Nothing', `${operationId}/stop`);
-    return stopped.kind === 'Met' ? failed('NotIsolated', leftDomain(row)) : stopped;
+    return stopped.kind === 'Met' ? wrong : stopped;
   }
   return sequence(
     () => {

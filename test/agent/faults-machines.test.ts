@@ -155,6 +155,37 @@ test('a disk that was exchanged makes a certificate void, and takes no tenant be
   room.close();
 });
 
+test('a disk exchanged between the start and the first boot stops the boot', async () => {
+  const room = new AgentRoom();
+  await room.runAll(enrolment, 1);
+  await room.runAll([steps.isolate()], 2);
+  room.give(steps.reimage(), { epoch: 2 });
+  await room.clock.runUntil(() => room.rack.machine('n0').stage === 'Post');
+  room.rack.faults.inject('diskSwap', { node: 'n0' });
+  await room.clock.advance(10 * minute);
+  assert.equal(room.events('guest').length, 0);
+  assert.equal(room.seen().operation?.failure?.code, 'CheckFailed');
+  assert.equal(await room.run(steps.reimage(), 2), 'Failed');
+  room.close();
+});
+
+test('a hypervisor that should be there and is not heard is a fault until it is heard again', async () => {
+  const room = await tenant(2, new AgentRoom({ room: slow }));
+  room.rack.faults.inject('vmmPanic', { node: 'n0' });
+  await room.clock.advance(19 * minute);
+  assert.equal(room.seen().guest.failure, undefined);
+  await room.clock.advance(2 * minute);
+  assert.equal(room.seen().guest.failure?.code, 'VmmFailed');
+  assert.match(room.seen().guest.failure?.message ?? '', /Absent; power is On/);
+  room.restartAgent();
+  await room.clock.advance(10);
+  assert.equal(room.seen().guest.failure?.code, 'VmmFailed');
+  await room.runAll([steps.off, steps.on], 2);
+  await room.clock.advance(5 * minute);
+  assert.equal(room.seen().guest.failure, undefined);
+  room.close();
+});
+
 test('a disk exchanged after the wipe makes no certificate', async () => {
   const room = new AgentRoom();
   await room.runAll(enrolment.slice(0, 4), 1);

@@ -284,7 +284,8 @@ function takeIn(truth: Truth, machine: MachineTruth, { event, detail }: RoomEven
   switch (event) {
     case 'port':
       machine.domains.set(String(detail.port), String(detail.to));
-      if (faultsOfPorts.has(detail.cause)) machine.moved.add(String(detail.port));
+      // An order for another machine's port moves whoever's cable is in it.
+      if (faultsOfPorts.has(detail.cause) || detail.recordedAs !== machine.name) machine.moved.add(String(detail.port));
       else machine.moved.delete(String(detail.port));
       break;
     case 'power':

@@ -40,7 +40,8 @@ export function isolated(report: Report): Checker {
           report(2, `${machine.name}: a guest without a hypervisor starts with the control port in provisioning`);
         }
       }
-      if (event === 'port' && machine.guest !== undefined && !notOurs.has(detail.cause)) {
+      const ours = !notOurs.has(detail.cause) && detail.recordedAs === machine.name;
+      if (event === 'port' && machine.guest !== undefined && ours) {
         const { owner } = machine.guest;
         const to = String(detail.to);
         const control = to === 'provisioning' && (machine.guest.throughVmm || machine.offUntrue);

@@ -63,8 +63,8 @@ export function leavesLast(report: Report): Checker {
     },
     atRest(truth) {
       for (const machine of truth.machines.values()) {
-        const { guest, broken, offUntrue, name } = machine;
-        if (guest === undefined || guest.throughVmm || broken !== undefined || offUntrue) continue;
+        const { guest, broken, offUntrue, orderUntrue, name } = machine;
+        if (guest === undefined || guest.throughVmm || broken !== undefined || offUntrue || orderUntrue) continue;
         const control = machine.domains.get('mgmt0') ?? 'provisioning';
         if (control !== 'closed') report(4, `${name} runs without a hypervisor, and its control port is in ${control}`);
       }
