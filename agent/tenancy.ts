@@ -110,13 +110,10 @@ export function reimageStep(ctx: Context, operation: RowOperation, { operationId
     () => ((row.guestStarted || row.certificate !== undefined) && !hasForeignDisk(ctx) ? met : unclean),
   );
   if (prepared.kind !== 'Met') return prepared;
-  const { certificate, ...rest } = row;
-  ctx.row = {
-    ...rest,
-    guestStarted: true,
-    ...(certificate === undefined ? {} : { cleanDisks: certificate.disks }),
-    operation: { ...operation, phase: 'Acting' },
-  };
+  const cleanDisks = row.certificate?.disks ?? row.cleanDisks;
+  const { certificate: _usedUp, ...rest } = row;
+  ctx.row = { ...rest, guestStarted: true, operation: { ...operation, phase: 'Acting' } };
+  if (cleanDisks !== undefined) ctx.row = { ...ctx.row, cleanDisks };
   return startGuest(ctx, operationId);
 }
 
