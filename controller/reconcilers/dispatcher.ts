@@ -21,8 +21,8 @@ export type Delivery =
 export interface DispatcherOptions {
   readonly clock: Clock;
   readonly log: Logger;
-  /** The leader's term; undefined while this process does not lead. */
-  readonly term: () => number | undefined;
+  /** The leader's term towards this agent; undefined while it may not be instructed. */
+  readonly termFor: (link: AgentLink) => number | undefined;
   readonly onDelivery: (instruction: Instruction, delivery: Delivery) => void;
 }
 
@@ -69,13 +69,16 @@ export class Dispatcher {
   }
 
   async #flush(lane: Lane): Promise<void> {
-    const term = this.#options.term();
+    const term = this.#options.termFor(lane.link);
     const batch = [...lane.pending.values()];
     lane.pending = new Map();
     if (this.#stopped || batch.length === 0) return;
     if (term === undefined) {
       for (const instruction of batch)
-        this.#deliver(instruction, { kind: 'undelivered', message: 'this process does not lead' });
+        this.#deliver(instruction, {
+          kind: 'undelivered',
+          message: 'this process does not lead, or not yet under a term above all that the agent knows',
+        });
       return;
     }
     lane.busy = true;

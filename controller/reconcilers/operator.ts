@@ -31,6 +31,7 @@ import { allocationIndexes, nodeIndexes } from './indexes.ts';
 import { MachineFileWriter } from './machine-files.ts';
 import { NodeReconciler } from './node.ts';
 import { FleetPlacer } from './placer.ts';
+import { AgentTerms } from './terms.ts';
 import { connectTriggers, type Queues } from './triggers.ts';
 
 export interface OperatorOptions {
@@ -124,11 +125,12 @@ function assemble(options: OperatorOptions, caches: Caches): Parts {
     agents: new WorkQueue(clock),
   };
   const { term, raiseTerm } = options;
-  const triggers = connectTriggers({ fleet, placer, queues, clock, raiseTerm, term });
+  const terms = new AgentTerms({ term, raiseTerm, log });
+  const triggers = connectTriggers({ fleet, placer, queues, clock, terms });
   const dispatcher: Dispatcher = new Dispatcher({
     clock,
     log,
-    term,
+    termFor: (link) => terms.termFor(link),
     onDelivery: (instruction, delivery) => node.delivered(instruction, delivery),
   });
   const node: NodeReconciler = new NodeReconciler({

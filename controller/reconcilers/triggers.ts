@@ -11,6 +11,7 @@ import type { WorkQueue } from '../runtime/queue.ts';
 import type { Fleet } from './fleet.ts';
 import { byClaimOwner, byEnvironment } from './indexes.ts';
 import type { FleetPlacer } from './placer.ts';
+import type { AgentTerms } from './terms.ts';
 
 export interface Queues {
   readonly nodes: WorkQueue;
@@ -24,8 +25,7 @@ export interface TriggerOptions {
   readonly placer: FleetPlacer;
   readonly queues: Queues;
   readonly clock: Clock;
-  readonly term: () => number | undefined;
-  readonly raiseTerm: (above: number) => void;
+  readonly terms: AgentTerms;
 }
 
 export interface Triggers {
@@ -162,9 +162,7 @@ export function connectTriggers(options: TriggerOptions): Triggers {
     onLink: (agentName) => {
       queues.agents.add(agentName);
       const link = [...fleet.links()].find((candidate) => candidate.name === agentName);
-      const highest = link?.state().hello?.highestTerm ?? 0;
-      const term = options.term();
-      if (term !== undefined && highest > term) options.raiseTerm(highest);
+      if (link !== undefined) options.terms.heard(link);
       for (const name of link?.nodes.keys() ?? []) {
         queues.nodes.add(name);
         // Its nodes are free while their observations count, and not without.
