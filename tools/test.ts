@@ -3,7 +3,7 @@
  *
  * Invariants:
  * 1. Every `*.test.ts` under test/ runs, in one run of node's test runner, whose summary comes last. Those of `ownRun` run only when
- *    they are asked for: they take minutes, and have a script of their own (`npm run test:lab`).
+ *    they are asked for: they take minutes, and have a script of their own (`npm run test:lab`, `test:faults`).
  * 2. Directories of `sharedProcess` hold tests without sockets, child processes or global hooks: one process runs them all,
  *    because a process per file costs them seven times their own time. Every other file has a process of its own.
  */
@@ -13,7 +13,7 @@ import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 
 const sharedProcess = ['api', 'domain', 'runtime', 'examples', 'house'];
-const ownRun = ['lab'];
+const ownRun = ['lab', 'e2e/faults'];
 const root = fileURLToPath(new URL('..', import.meta.url));
 
 function testFiles(paths: readonly string[]): string[] {
