@@ -11,6 +11,7 @@ import { isTrue, negotiate, parseResourcePath, type ResourcePath } from './reque
 import type { ResourceDefinition, ResourceRegistry } from './resources.ts';
 import type { JsonObject } from './schema/types.ts';
 import * as status from './status.ts';
+import { storageTrouble } from './storage.ts';
 import type { Exchange, Writer } from './write.ts';
 
 /** Who asks: from the client's certificate or token. */
@@ -69,10 +70,8 @@ export class Router {
     }
     if (request.destroyed && !request.complete) return;
     this.#log?.error('a request failed', { method: request.method, path: request.url?.slice(0, 200), err: error });
-    sendError(
-      response,
-      new status.ApiError(500, 'InternalError', 'Internal error occurred: see the log of the API server'),
-    );
+    const why = storageTrouble(error) ?? 'see the log of the API server';
+    sendError(response, new status.ApiError(500, 'InternalError', `Internal error occurred: ${why}`));
   }
 
   async #route(request: IncomingMessage, response: ServerResponse, identity: Identity | undefined): Promise<void> {

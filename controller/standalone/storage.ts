@@ -8,6 +8,7 @@
  * 3. In WAL mode with synchronous=NORMAL a commit survives the death of the process at any instant. A power cut may undo the last
  *    commits (never tear one): clients then see an older version, as after restoring a backup. `fullSync` waits for the disk instead.
  * 4. One process owns the file: a second one is refused.
+ * 5. A disk that fails takes the whole open batch with it: all of its writes are rejected, and nothing of them is kept.
  */
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 
@@ -63,6 +64,22 @@ const layout = `
 `;
 /** Raised when `layout` changes in a way that an older program cannot read. */
 const layoutVersion = 1;
+
+/** Result codes of SQLite that are the disk's fault, each with a sentence for people. https://sqlite.org/rescode.html */
+const troubles: ReadonlyMap<number, string> = new Map([
+  [13, 'the disk of the data directory is full: nothing was changed; free space on it, and ask again'],
+  [10, 'the data directory cannot be read or written: look at its disk'],
+  [8, 'the data directory cannot be written: it is read-only'],
+  [11, 'the database in the data directory is damaged: stop the server and restore a backup'],
+  [26, 'the database in the data directory is damaged: stop the server and restore a backup'],
+]);
+
+/** What is wrong with the disk or the file, where that is why a call of the storage threw. */
+export function storageTrouble(error: unknown): string | undefined {
+  const { errcode } = error as { errcode?: unknown };
+  // The low byte is the primary code.
+  return typeof errcode === 'number' ? troubles.get(errcode & 0xff) : undefined;
+}
 
 function open(path: string, fullSync: boolean): DatabaseSync {
   const database = new DatabaseSync(path);
@@ -215,6 +232,25 @@ export class Storage {
     return this.#open;
   }
 
+  #inBatch(write: (changes: Change[]) => void): void {
+    const changes = this.#begin();
+    try {
+      write(changes);
+    } catch (error) {
+      // SQLite may have rolled back by itself, and then every later statement would be committed alone.
+      if (storageTrouble(error) !== undefined || !this.#database.isTransaction) this.#giveUp(error);
+      throw error;
+    }
+  }
+
+  #giveUp(error: unknown): void {
+    const waiting = this.#waiting;
+    this.#open = undefined;
+    this.#waiting = [];
+    this.#rollBack();
+    for (const waiter of waiting) waiter.reject(error);
+  }
+
   /** The version that the next write will carry; to be put into its JSON text. */
   nextVersion(): number {
     return this.#version + 1;
@@ -233,70 +269,72 @@ export class Storage {
   }
 
   insert(key: Owned, body: string, facts: ObjectFacts): void {
-    const changes = this.#begin();
-    const { resource, namespace, name } = key;
-    const version = this.nextVersion();
-    this.#prepare('INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?)').run(
-      resource,
-      namespace,
-      name,
-      facts.uid,
-      version,
-      facts.schema,
-      facts.deleting ? 1 : 0,
-      body,
-    );
-    if (facts.ownerUids.length > 0) this.#writeOwners(key, facts.ownerUids);
-    this.#version = version;
-    changes.push({ type: 'ADDED', resource, namespace, name, version, body });
+    this.#inBatch((changes) => {
+      const { resource, namespace, name } = key;
+      const version = this.nextVersion();
+      this.#prepare('INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?)').run(
+        resource,
+        namespace,
+        name,
+        facts.uid,
+        version,
+        facts.schema,
+        facts.deleting ? 1 : 0,
+        body,
+      );
+      if (facts.ownerUids.length > 0) this.#writeOwners(key, facts.ownerUids);
+      this.#version = version;
+      changes.push({ type: 'ADDED', resource, namespace, name, version, body });
+    });
   }
 
   /** @param ownersChanged false spares the index of owners. */
   update(key: Owned, body: string, facts: ObjectFacts, previous: string, ownersChanged: boolean): void {
-    const changes = this.#begin();
-    const { resource, namespace, name } = key;
-    const version = this.nextVersion();
-    this.#prepare(
-      'UPDATE objects SET version = ?, schema = ?, deleting = ?, body = ? WHERE resource = ? AND namespace = ? AND name = ?',
-    ).run(version, facts.schema, facts.deleting ? 1 : 0, body, resource, namespace, name);
-    if (ownersChanged) this.#writeOwners(key, facts.ownerUids);
-    this.#version = version;
-    changes.push({ type: 'MODIFIED', resource, namespace, name, version, body, previous });
+    this.#inBatch((changes) => {
+      const { resource, namespace, name } = key;
+      const version = this.nextVersion();
+      this.#prepare(
+        'UPDATE objects SET version = ?, schema = ?, deleting = ?, body = ? WHERE resource = ? AND namespace = ? AND name = ?',
+      ).run(version, facts.schema, facts.deleting ? 1 : 0, body, resource, namespace, name);
+      if (ownersChanged) this.#writeOwners(key, facts.ownerUids);
+      this.#version = version;
+      changes.push({ type: 'MODIFIED', resource, namespace, name, version, body, previous });
+    });
   }
 
   remove(key: Owned, lastBody: string, previous: string): void {
-    const changes = this.#begin();
-    const { resource, namespace, name } = key;
-    const version = this.nextVersion();
-    this.#prepare('DELETE FROM objects WHERE resource = ? AND namespace = ? AND name = ?').run(
-      resource,
-      namespace,
-      name,
-    );
-    this.#prepare('DELETE FROM owners WHERE resource = ? AND namespace = ? AND name = ?').run(
-      resource,
-      namespace,
-      name,
-    );
-    this.#version = version;
-    changes.push({ type: 'DELETED', resource, namespace, name, version, body: lastBody, previous });
+    this.#inBatch((changes) => {
+      const { resource, namespace, name } = key;
+      const version = this.nextVersion();
+      this.#prepare('DELETE FROM objects WHERE resource = ? AND namespace = ? AND name = ?').run(
+        resource,
+        namespace,
+        name,
+      );
+      this.#prepare('DELETE FROM owners WHERE resource = ? AND namespace = ? AND name = ?').run(
+        resource,
+        namespace,
+        name,
+      );
+      this.#version = version;
+      changes.push({ type: 'DELETED', resource, namespace, name, version, body: lastBody, previous });
+    });
   }
 
   /** Commits what is open, now. */
   settle(): void {
     const changes = this.#open;
     if (changes === undefined) return;
-    const waiting = this.#waiting;
-    this.#open = undefined;
-    this.#waiting = [];
     try {
       this.setFact('version', String(this.#version));
       this.#database.exec('COMMIT');
     } catch (error) {
-      this.#rollBack();
-      for (const waiter of waiting) waiter.reject(error);
+      this.#giveUp(error);
       return;
     }
+    const waiting = this.#waiting;
+    this.#open = undefined;
+    this.#waiting = [];
     this.#listener(changes);
     for (const waiter of waiting) waiter.resolve();
   }

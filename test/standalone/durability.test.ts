@@ -12,9 +12,13 @@ import { after, before, describe, test } from 'node:test';
 import { systemClock } from '../../controller/runtime/clock.ts';
 import { systemRandom } from '../../controller/runtime/random.ts';
 import { startStandalone } from '../../controller/standalone/server.ts';
-import { Storage } from '../../controller/standalone/storage.ts';
+import { Storage, storageTrouble } from '../../controller/standalone/storage.ts';
 import { type ApiTarget, type Json, standaloneTarget } from '../support/api-target.ts';
+import { counterpart } from '../support/counterpart.ts';
+import { canMount, SmallDisk } from '../support/small-disk.ts';
 import { gadgetCrd } from '../support/widget-crds.ts';
+
+const tmpfs = counterpart('tmpfs', canMount, 'run as root, who can mount one');
 
 const gadgets = '/apis/test.bitvisor.io/v1/gadgets';
 const gadget = (name: string, spec: Json = {}): Json => ({
@@ -150,4 +154,49 @@ describe('durability', () => {
     assert.equal(storage.version, version);
     storage.close();
   });
+
+  test(
+    'a full disk rejects the whole batch that met it, and the next one goes on where the last commit was',
+    tmpfs,
+    async () => {
+      const disk = new SmallDisk(2);
+      try {
+        const storage = new Storage(join(disk.directory, 'full.sqlite'));
+        const heard: string[] = [];
+        storage.onCommit((changes) => heard.push(...changes.map(({ name }) => name)));
+        const put = (name: string, bytes = 2): Promise<void> => {
+          const facts = { uid: name, schema: '', deleting: false, ownerUids: ['o'] };
+          storage.insert({ resource: '/x', namespace: '', name }, 'x'.repeat(bytes), facts);
+          return storage.committed();
+        };
+        await put('before');
+        const version = storage.version;
+        disk.fill();
+        const failures: unknown[] = [];
+        const outcomes = [];
+        for (const [name, bytes] of [['one', 2] as const, ['large', 4_000_000] as const, ['three', 2] as const]) {
+          try {
+            outcomes.push(put(name, bytes).catch((error: unknown) => failures.push(error)));
+          } catch (error) {
+            failures.push(error);
+          }
+        }
+        await Promise.all(outcomes);
+        assert.equal(failures.length, 3);
+        for (const error of failures)
+          assert.match(storageTrouble(error) ?? String(error), /disk of the data directory is full/);
+        assert.deepEqual(heard, ['before']);
+        disk.free();
+        await put('after');
+        assert.equal(storage.version, version + 1);
+        assert.deepEqual(
+          storage.page('/x', undefined, ['', ''], 10).map(({ name }) => name),
+          ['after', 'before'],
+        );
+        storage.close();
+      } finally {
+        disk.remove();
+      }
+    },
+  );
 });
