@@ -1,15 +1,22 @@
 /** Disks that fill up under the API server's store and under an agent's log, and have space again. */
 import assert from 'node:assert/strict';
-import { mkdirSync, symlinkSync } from 'node:fs';
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { namespaces } from '../../../controller/api/meta.ts';
 import { KubeError } from '../../../controller/kube/port.ts';
 import { counterpart } from '../../support/counterpart.ts';
 import { canMount, SmallDisk } from '../../support/small-disk.ts';
+import { Site } from '../site-process.ts';
 import { Plant } from './plant.ts';
 
 const tmpfs = counterpart('tmpfs', canMount, 'run as root, who can mount one');
+
+const more = `apiVersion: bitvisor.io/v1alpha1
+kind: NodeAllocation
+metadata: { name: more, namespace: lab }
+spec: { environmentRef: { name: rocky }, replicas: 1 }
+`;
 
 const namespaceNamed = (name: string): { apiVersion: string; kind: string; metadata: { name: string } } => {
   return { apiVersion: 'v1', kind: 'Namespace', metadata: { name } };
@@ -116,5 +123,42 @@ describe("an agent's disk is full", tmpfs, () => {
     disk.free();
     await plant.settled('more');
     for (const name of await plant.claimed('more')) assert.equal(plant.counts('imaged').get(name), 1);
+  });
+});
+
+describe('the disk of a whole site is full', tmpfs, () => {
+  let disk: SmallDisk;
+  let site: Site;
+  before(() => {
+    disk = new SmallDisk(64);
+    site = new Site(join(disk.directory, 'data'));
+    site.start();
+  });
+  after(async () => {
+    await site.end('SIGKILL');
+    disk.remove();
+  });
+
+  test('npm start refuses what finds no room, its own log without room notwithstanding, and follows commits again with space', async () => {
+    await site.settled('first');
+    const imaged = site.history().filter(({ event }) => event === 'imaged').length;
+    disk.fill();
+    // Small changes go into room that the store has already: larger ones use it up.
+    let made = 0;
+    await site.until('a change is refused', async (client) => {
+      const annotations = { text: 'x'.repeat(100_000) };
+      const metadata = { name: `filler-${made++}`, annotations };
+      return client.create(namespaces, { ...namespaceNamed(''), metadata }).then(
+        () => false,
+        (error: unknown) => error instanceof KubeError && /is full/.test(error.message),
+      );
+    });
+    assert.equal((await site.nodes()).length, 12);
+    disk.free();
+    writeFileSync(join(site.repository, 'more.yaml'), more);
+    site.commit('More');
+    await site.settled('more');
+    await site.settled('first');
+    assert.equal(site.history().filter(({ event }) => event === 'imaged').length, imaged + 1);
   });
 });
