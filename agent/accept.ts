@@ -8,8 +8,9 @@
  *    whatever a BMC may still do, and what needs power or boot order waits for it by itself.
  * 3. Reimage needs every data port read back in the domain of this allocation's isolation, a disk that nobody else's guest
  *    wrote to (a certificate, or the same allocation), and no commit under this epoch.
- * 4. What ends a tenancy (drain, fence, attest, wipe, check) needs an epoch that drain, fence or power Off opened.
- * 5. Attest needs fenced and off; wipe needs an end and a live attested boot of this epoch; check needs every disk wiped.
+ * 4. A tenancy begins on a certified machine on which nobody's hypervisor runs.
+ * 5. What ends a tenancy (drain, fence, attest, wipe, check) needs an epoch that drain, fence or power Off opened.
+ * 6. Attest needs fenced and off; wipe needs an end and a live attested boot of this epoch; check needs every disk wiped.
  */
 import type { Instruction, InstructionResult } from '../controller/api/protocol.generated.ts';
 import { anythingPending, anythingPendingBesideBmc, type Readings } from './drivers/port.ts';
@@ -87,6 +88,13 @@ function opening(row: Row, readings: Readings, instruction: Instruction): Verdic
         return { row: openEpoch(row, epoch, 'Tenancy', allocation) };
       if (row.guestStarted || row.ended || row.certificate === undefined) {
         return refuse(row, 'NotAllowed', 'the node has no clean certificate since its last tenant; reclaim it first');
+      }
+      if (readings.vmm.vmm === 'Resident') {
+        return refuse(
+          row,
+          'NotAllowed',
+          'a hypervisor runs on the node that this log knows nothing of; reclaim it first',
+        );
       }
       return { row: openEpoch(row, epoch, 'Tenancy', allocation) };
     }

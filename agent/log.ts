@@ -31,10 +31,35 @@ interface RowRecord {
   body: string;
 }
 
-/** Opens the log at `path`, or makes it under the id given. */
+/** A damaged log is worse than none: what it still says of a node may be of the tenant before. */
+function refuseDamaged(path: string, database: DatabaseSync): void {
+  const damaged = (why: string, cause?: unknown): Error =>
+    new Error(
+      `${path} is damaged (${why.replaceAll('\n', ' ')}); restore a backup of it, or move it away: its machines are then held until a person decides`,
+      { cause },
+    );
+  let verdict: string;
+  try {
+    verdict = String(database.prepare('PRAGMA integrity_check(1)').get()?.integrity_check);
+  } catch (error) {
+    throw damaged(error instanceof Error ? error.message : String(error), error);
+  }
+  if (verdict !== 'ok') throw damaged(verdict);
+}
+
+/**
+ * Opens the log at `path`, or makes it under the id given.
+ * @throws Error that says what to do when the file is damaged
+ */
 export function openSqliteLog(path: string, newStoreId: string, durability: Durability): AgentLog {
   if (!existsSync(dirname(path))) mkdirSync(dirname(path), { recursive: true });
   const database = new DatabaseSync(path);
+  try {
+    refuseDamaged(path, database);
+  } catch (error) {
+    database.close();
+    throw error;
+  }
   database.exec('PRAGMA journal_mode = WAL');
   database.exec(`PRAGMA synchronous = ${durability === 'PowerLoss' ? 'FULL' : 'NORMAL'}`);
   database.exec('CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT');

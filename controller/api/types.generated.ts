@@ -805,6 +805,10 @@ export interface PhysicalNodeStatus {
      */
     domain: string;
     /**
+     * A guest was seen to run under this epoch; an agent that does not know of it has lost records.
+     */
+    started?: boolean;
+    /**
      * When.
      */
     at?: string;

@@ -15,6 +15,9 @@ export interface Conflict {
   readonly message: string;
 }
 
+/** The machine itself contradicts the agent's log. */
+export const guestUnrecorded = 'GuestUnrecorded';
+
 export function findConflict(
   status: PhysicalNodeStatus,
   facts: NodeObservation,
@@ -43,6 +46,12 @@ export function findConflict(
       message: `the agent knows epoch ${record.epoch}${record.allocation ? ` of allocation ${record.allocation}` : ''}, the record here epoch ${epoch}: status was lost or restored from a backup; a decision must name epoch ${record.epoch}`,
     };
   }
+  if (!end && !record.guestStarted && (facts.guest.state === 'Running' || facts.vmm === 'Resident')) {
+    return quarantined(
+      guestUnrecorded,
+      "a guest's hypervisor runs on it, and the agent's log knows of no start: it went back in time; restore it, or decide",
+    );
+  }
   if (!committed && record.guestStarted) {
     return {
       state: 'Orphaned',
@@ -50,11 +59,10 @@ export function findConflict(
       message: "a tenant's guest was started on it, and no claim is recorded here",
     };
   }
-  if (claim && !end && status.commitSent?.epoch === claim.epoch && record.epoch < claim.epoch) {
-    return quarantined(
-      'RecordsDisagree',
-      `the agent forgot epoch ${claim.epoch}, under which the hypervisor was told to leave`,
-    );
+  const committedIn = status.commitSent?.epoch === claim?.epoch;
+  if (claim && !end && (committedIn || claim.started) && record.epoch < claim.epoch) {
+    const what = committedIn ? 'the hypervisor was told to leave' : "a tenant's guest was seen to run";
+    return quarantined('RecordsDisagree', `the agent forgot epoch ${claim.epoch}, under which ${what}`);
   }
   return undefined;
 }

@@ -10,7 +10,7 @@
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNodeStatus } from '../api/types.generated.ts';
-import { type Conflict, findConflict } from './node-conflicts.ts';
+import { type Conflict, findConflict, guestUnrecorded } from './node-conflicts.ts';
 import { failedBeforeUse, reclaim } from './node-reclaim.ts';
 import {
   certificateRecord,
@@ -58,7 +58,8 @@ export function decideNode(input: NodeInput): NodeDecision {
     return { kind: 'rest', state, message: `agent ${input.agentName} is not connected or does not report this node` };
   }
   const conflict = findConflict(status, facts, input.storeId);
-  if (conflict) return adoptLost(input, status, facts, conflict) ?? heldFor(conflict);
+  if (conflict)
+    return adoptLost(input, status, facts, conflict) ?? seenOnce(input, status, conflict) ?? heldFor(conflict);
   if (status.state === 'Quarantined' && status.lastError !== undefined && (status.end ?? status.claim) === undefined) {
     return held('Quarantined', status.lastError.code, status.message ?? status.lastError.message);
   }
@@ -90,6 +91,21 @@ export function guestMayHaveRun(facts: NodeObservation, { claim, certificate }: 
 export const observationCounts = (facts: NodeObservation, epoch: number): boolean => facts.record.epoch === epoch;
 
 const heldFor = (conflict: Conflict): NodeDecision => held(conflict.state, conflict.reason, conflict.message);
+
+/** What only the machine showed, and may not show again, is recorded: the hold must outlive the guest's next reboot. */
+function seenOnce(input: NodeInput, status: PhysicalNodeStatus, conflict: Conflict): NodeDecision | undefined {
+  const { reason, message } = conflict;
+  const isRecorded = status.claim ? status.claim.started === true : status.lastError?.code === reason;
+  if (reason !== guestUnrecorded || isRecorded) return undefined;
+  const patch: RecordPatch = {
+    state: 'Quarantined',
+    stateSince: input.nowIso,
+    message,
+    lastError: { code: reason, message, at: input.nowIso },
+    ...startedClaim(status),
+  };
+  return { kind: 'record', state: 'Quarantined', patch, why: message, event: { type: 'Warning', reason } };
+}
 
 function personDecision(input: NodeInput, status: PhysicalNodeStatus): NodeDecision | undefined {
   const decision = input.node.spec?.decision;
@@ -216,7 +232,14 @@ function adoptLost(
     stateSince: input.nowIso,
     message: null,
     epoch,
-    claim: { allocation: { namespace, name, uid }, epoch, revision: record.revision, domain, at: input.nowIso },
+    claim: {
+      allocation: { namespace, name, uid },
+      epoch,
+      revision: record.revision,
+      domain,
+      started: record.guestStarted,
+      at: input.nowIso,
+    },
     commitSent: record.commitSent ? { epoch, at: input.nowIso } : null,
     ...identity(input),
   };
@@ -273,6 +296,7 @@ function walkTenancy(
       state,
       stateSince: input.nowIso,
       commitSent: { epoch, at: input.nowIso },
+      ...startedClaim(status),
       observed: observedFacts(facts),
     };
     return { kind: 'record', state, patch, why: 'CommitSent' };
@@ -306,10 +330,14 @@ function settled(
     message: null,
     lastError: null,
     attempts: null,
+    ...startedClaim(status),
     observed: observedFacts(facts),
   };
   return { kind: 'record', state, patch, why: 'Settled' };
 }
+
+const startedClaim = ({ claim }: PhysicalNodeStatus): RecordPatch =>
+  claim === undefined ? {} : { claim: { ...claim, started: true } };
 
 /** Isolation drift of a node in use: the port is put back into its domain; power is never touched (rule 2). */
 function driftStep(facts: NodeObservation, owner: Tenancy, inUse: boolean): Step | undefined {

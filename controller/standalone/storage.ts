@@ -8,7 +8,7 @@
  * 3. In WAL mode with synchronous=NORMAL a commit survives the death of the process at any instant. A power cut may undo the last
  *    commits (never tear one): clients then see an older version, as after restoring a backup. `fullSync` waits for the disk instead.
  * 4. One process owns the file: a second one is refused.
- * 5. A disk that fails takes the whole open batch with it: all of its writes are rejected, and nothing of them is kept.
+ * 5. A file that is damaged is not opened. A disk that fails takes the whole open batch with it: all of its writes are rejected, and nothing of them is kept.
  */
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 
@@ -81,21 +81,33 @@ export function storageTrouble(error: unknown): string | undefined {
   return typeof errcode === 'number' ? troubles.get(errcode & 0xff) : undefined;
 }
 
+/** A second for the 370 MB of 88,128 nodes: what a torn write left must not be found by a list that lacks objects. */
+function examine(database: DatabaseSync): void {
+  const [found] = database.prepare('PRAGMA integrity_check(1)').all();
+  const verdict = String(found?.integrity_check);
+  if (verdict !== 'ok') throw new Error(`it is damaged (${verdict.replaceAll('\n', ' ')})`);
+}
+
+function whyNotOpened(path: string, cause: unknown): Error {
+  const { message } = cause as Error;
+  if (/locked|busy/i.test(message)) {
+    return new Error(`${path} is in use by another process; stop it or choose another data directory`, { cause });
+  }
+  const damaged = /damaged|malformed|not a database/i.test(message);
+  const remedy = damaged ? '; restore a backup of it: what was written since is then shown as a conflict' : '';
+  return new Error(`cannot open ${path}: ${message}${remedy}`, { cause });
+}
+
 function open(path: string, fullSync: boolean): DatabaseSync {
   const database = new DatabaseSync(path);
   try {
     database.exec('PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL;');
     database.exec(`PRAGMA synchronous = ${fullSync ? 'FULL' : 'NORMAL'}; PRAGMA cache_size = -65536;`);
     database.exec(`BEGIN IMMEDIATE; ${layout} COMMIT;`);
+    examine(database);
   } catch (cause) {
     database.close();
-    const busy = /locked|busy/i.test((cause as Error).message);
-    throw new Error(
-      busy
-        ? `${path} is in use by another process; stop it or choose another data directory`
-        : `cannot open ${path}: ${(cause as Error).message}`,
-      { cause },
-    );
+    throw whyNotOpened(path, cause);
   }
   return database;
 }

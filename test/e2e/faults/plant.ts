@@ -78,9 +78,7 @@ export class Plant {
       }
       plant.startAgents();
       plant.startApi();
-      await plant.create(namespaces, { apiVersion: 'v1', kind: 'Namespace', metadata: { name: namespace } });
-      await plant.create(namespaces, { apiVersion: 'v1', kind: 'Namespace', metadata: { name: 'lab' } });
-      await plant.#describe();
+      await plant.describe();
       for (const name of operators) plant.startOperator(name);
       const all = Object.values(plant.racks).flatMap((list) => parseHostlist(list)).length;
       await plant.until('every machine is Available', async () => (await plant.inState('Available')) === all);
@@ -101,7 +99,10 @@ export class Plant {
     writeFileSync(this.path(`${stem}.crt`), certPem);
   }
 
-  async #describe(): Promise<void> {
+  /** Namespaces, agents and the environment, as far as they are not there. */
+  async describe(): Promise<void> {
+    for (const name of [namespace, 'lab'])
+      await this.create(namespaces, { apiVersion: 'v1', kind: 'Namespace', metadata: { name } });
     for (const [name, nodes] of Object.entries(this.racks)) {
       const endpoint = `https://127.0.0.1:${this.ports.get(name)}`;
       const commission = { storeId: `${name}-store`, nodes };
