@@ -101,10 +101,11 @@ export const machineryMistakes: readonly Mutant[] = [
     rules: [7, 8],
     edits: [
       edit(
-        'controller/reconcilers/triggers.ts',
-        'if (term !== undefined && highest > term) options.raiseTerm(highest);',
-        'if (term !== undefined && highest < 0) options.raiseTerm(highest);',
+        'controller/reconcilers/terms.ts',
+        'if (highestTerm - term <= furthestLeap) this.#options.raiseTerm(highestTerm);',
+        'if (highestTerm < 0) this.#options.raiseTerm(highestTerm);',
       ),
+      edit('controller/reconcilers/terms.ts', '&& others < term ? term : undefined', '? term : undefined'),
       edit(
         'controller/reconcilers/node.ts',
         "if (delivery.kind === 'refused' && delivery.reason === 'StaleTerm') this.#options.onStaleTerm();\n    else if",
