@@ -79,7 +79,6 @@ const beforeSending = new Set([
   'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
   'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
   'ERR_TLS_CERT_ALTNAME_INVALID',
-  'EPROTO',
 ]);
 
 const normalized = (fingerprint: string): string => fingerprint.replaceAll(':', '').toLowerCase();
@@ -87,7 +86,8 @@ const normalized = (fingerprint: string): string => fingerprint.replaceAll(':', 
 function connectorOf({ tls = {}, timeoutMs }: HttpOptions): buildConnector.connector {
   const { caPem, serverName, fingerprint } = tls;
   const connect = buildConnector({
-    timeout: timeoutMs,
+    // Below the limit of the whole request, so that a peer that never connected is told from one that never answered.
+    timeout: timeoutMs * 0.8,
     // A resumed session has no certificate to look at.
     maxCachedSessions: 0,
     ca: caPem === undefined ? [...rootCertificates] : [caPem],

@@ -15,6 +15,7 @@ import type { BootOrder, Change, PowerReading, PowerState } from '../port.ts';
 import { type NetworkTarget, readOrder, waysTo } from './boot.ts';
 import { AskedChange, type ChangeTimes, type Next, type Seen, type Wish } from './change.ts';
 import type { Gate } from './gate.ts';
+import { NoAnswer } from './http.ts';
 import type { RedfishFacts } from './inventory.ts';
 import type { RedfishSystem, SystemReading } from './system.ts';
 
@@ -79,6 +80,7 @@ export class RedfishNode {
   #factsAt = Number.NEGATIVE_INFINITY;
   /** Facts that lacked a disk, as JSON, until they are read again. */
   #doubted: string | undefined;
+  #factsTrouble: string | undefined;
   #power: PowerState = 'Unknown';
   #order: BootOrder = 'Unknown';
   readonly #asked: { [channel in Channel]?: AskedChange } = {};
@@ -182,12 +184,12 @@ export class RedfishNode {
     const before = JSON.stringify(this.read());
     try {
       const reading = await system.read();
-      await this.#readFacts(reading);
+      const missing = await this.#readFacts(reading);
       this.#settle(reading);
       await this.#advance('state', reading);
       await this.#advance('order', reading);
       this.#failures = 0;
-      this.#report(undefined);
+      this.#report(missing);
     } catch (error) {
       const trouble = error instanceof Error ? error.message : String(error);
       this.#failures++;
@@ -213,28 +215,42 @@ export class RedfishNode {
     this.#order = readOrder(boot, system.bootPlaces, firmwareOrder);
   }
 
-  async #readFacts({ power }: SystemReading): Promise<void> {
+  /**
+   * @returns why the inventory cannot be read, when an older one does
+   * @throws when there is none
+   */
+  async #readFacts({ power }: SystemReading): Promise<string | undefined> {
     const { system, clock, polls } = this.#options;
     const now = clock.monotonic();
-    const due =
-      power === 'On' && now - this.#factsAt >= (this.#doubted === undefined ? polls.factsMs : polls.factsAgainMs);
-    if (this.#facts !== undefined && !due) return;
-    const facts = await system.facts();
+    const waited = now - this.#factsAt;
+    const due = power === 'On' && waited >= (this.#doubted === undefined ? polls.factsMs : polls.factsAgainMs);
+    if (this.#facts !== undefined && !due) return this.#factsTrouble;
+    let facts: RedfishFacts;
+    try {
+      facts = await system.facts();
+      this.#factsTrouble = undefined;
+    } catch (error) {
+      if (this.#facts === undefined || error instanceof NoAnswer) throw error;
+      this.#factsAt = now;
+      this.#factsTrouble = `the inventory cannot be read again: ${error instanceof Error ? error.message : error}`;
+      return this.#factsTrouble;
+    }
     // What a machine that is off shows is looked at again when it runs.
     if (power === 'On') this.#factsAt = now;
     const text = JSON.stringify(facts);
     if (text === JSON.stringify(this.#facts)) {
       this.#doubted = undefined;
-      return;
+      return undefined;
     }
     if (this.#facts !== undefined && lacksDisks(facts, this.#facts) && text !== this.#doubted) {
       this.#doubted = text;
-      return;
+      return undefined;
     }
     this.#doubted = undefined;
     this.#facts = facts;
     this.#options.onFacts(facts);
     this.#tell();
+    return undefined;
   }
 
   async #advance(channel: Channel, reading: SystemReading): Promise<void> {

@@ -8,7 +8,7 @@
  */
 import { readFileSync } from 'node:fs';
 import type { Clock } from '../../../controller/runtime/clock.ts';
-import { BmcHttp, type HttpAnswer, type HttpOptions, type HttpRequest, pathOnBmc } from './http.ts';
+import { BmcHttp, type HttpAnswer, type HttpOptions, type HttpRequest, NoAnswer, pathOnBmc } from './http.ts';
 
 export interface Credentials {
   readonly username: string;
@@ -91,7 +91,17 @@ export class RedfishClient {
     return new LoginRefused('the BMC refuses the user name and password in the credentials file');
   }
 
+  /** @throws LoginRefused, or NoAnswer that says that the request itself was not sent */
   async #authorized(request: HttpRequest): Promise<HttpRequest> {
+    try {
+      return await this.#withLogin(request);
+    } catch (error) {
+      if (error instanceof LoginRefused) throw error;
+      throw new NoAnswer(error instanceof Error ? error.message : String(error), false, error);
+    }
+  }
+
+  async #withLogin(request: HttpRequest): Promise<HttpRequest> {
     if (this.#refusedAt !== undefined && this.#clock.monotonic() - this.#refusedAt < loginPauseMs) {
       throw new LoginRefused('the BMC refused the login, which is not repeated for a minute');
     }

@@ -110,6 +110,27 @@ test('a machine without a lasting boot order is told in words', async (t) => {
   assert.equal((await bench.set('On')).status, 'Done');
 });
 
+test('an inventory that cannot be read any more keeps nobody from the power switch, and one that never was does', async (t) => {
+  class Broken extends OpenBmc {
+    broken = false;
+    override resources() {
+      return this.broken ? {} : super.resources();
+    }
+  }
+  const { bench, bmc } = await benchOf(t, new Broken());
+  bmc.broken = true;
+  bench.power.refresh('n0');
+  assert.equal((await bench.set('On')).status, 'Done');
+  bench.power.refresh('n0');
+  await bench.until('the trouble', () => /inventory cannot be read again: .*Storage/.test(bench.troubles.at(-1) ?? ''));
+  assert.equal((await bench.set('Off')).status, 'Done');
+  assert.equal(bench.power.machine('n0').inventory.disks.length, 1);
+  const fresh = new PowerBench({ n0: { url: bmc.url, credentials: () => credentials } });
+  t.after(() => fresh.power.close());
+  await fresh.until('the trouble', () => /Storage/.test(fresh.troubles.at(-1) ?? ''));
+  assert.equal(fresh.read().state, 'Unknown');
+});
+
 test('network boot over HTTP is set where it is asked for', async (t) => {
   const { bench, bmc } = await benchOf(t, new OpenBmc(), { network: 'UefiHttp' });
   await bench.order('Network');

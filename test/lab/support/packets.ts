@@ -90,14 +90,17 @@ export function dhcp(kind: number, client: string, text = ''): string {
   return `${fixed}${textHex(text).padEnd(128, '0')}${'00'.repeat(128)}638253633501${byte(kind)}ff`;
 }
 
-/** An IPv6 router advertisement to all nodes, from a link-local address. */
-export function routerAdvertisement(from: string): string {
+/** An IPv6 router advertisement to all nodes, from a link-local address, with the text in an option that nobody knows. */
+export function routerAdvertisement(from: string, text: string): string {
   const source = `fe80${'00'.repeat(13)}01`;
   const group = `ff02${'00'.repeat(13)}01`;
-  const message = (sum: string): string => `8600${sum}40000708${'00'.repeat(8)}`;
-  const pseudo = `${source}${group}00000010${'00'.repeat(3)}3a`;
+  const units = Math.ceil((2 + text.length) / 8);
+  const option = `fe${byte(units)}${textHex(text)}`.padEnd(units * 16, '0');
+  const message = (sum: string): string => `8600${sum}40000708${'00'.repeat(8)}${option}`;
+  const length = message('0000').length / 2;
+  const pseudo = `${source}${group}0000${word(length)}${'00'.repeat(3)}3a`;
   const icmp = message(checksum(pseudo + message('0000')));
-  return `333300000001${macHex(from)}86dd60000000${word(icmp.length / 2)}3aff${source}${group}${icmp}`;
+  return `333300000001${macHex(from)}86dd60000000${word(length)}3aff${source}${group}${icmp}`;
 }
 
 /** By this an answer to `syn` from the port is known in a frame. */
