@@ -78,6 +78,10 @@ function attestStep(ctx: Context, operation: RowOperation, nonce: string): Outco
   if (!dataPortsIn(ctx.readings, 'quarantine')) return failed('NotIsolated', 'a data port left quarantine');
   if (operation.phase === 'Preparing') {
     ctx.acts.push({ kind: 'plan', plan: undefined });
+    const { state } = ctx.readings.power;
+    const cameOn = failed('PowerFailed', 'the machine came on before it was told to');
+    // What came on is not the trusted image, and must not find provisioning.
+    if (state === 'On') return cameOn;
     const ready = sequence(
       () =>
         together(
@@ -86,8 +90,7 @@ function attestStep(ctx: Context, operation: RowOperation, nonce: string): Outco
           () => servingIs(ctx, 'Trusted', `${operationId}/serve`),
           () => controlPortsAre(ctx, 'provisioning', `${operationId}/control`),
         ),
-      () =>
-        ctx.readings.power.state === 'Off' ? met : failed('PowerFailed', 'the machine came on before it was told to'),
+      () => (state === 'Off' ? met : cameOn),
     );
     if (ready.kind !== 'Met') return ready;
     ctx.row = { ...ctx.row, operation: { ...operation, phase: 'Acting' } };
