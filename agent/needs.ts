@@ -139,11 +139,15 @@ export function startedBy({ readings }: Context, token: string): boolean {
   return stateChange?.token === token && stateChange.status === 'Done';
 }
 
+/**
+ * Asked for by every operation that needs it, also where it reads as wanted: a BMC may show an order that its firmware ignored,
+ * and only another attempt at setting it mends that.
+ */
 export function orderIs(ctx: Context, order: 'Network' | 'Disk', token: string): Outcome {
   const { power } = ctx.readings;
   return need(ctx, {
     change: power.orderChange,
-    holds: power.order === order,
+    holds: power.order === order && power.orderChange?.token === token,
     token,
     act: { kind: 'order', order, token },
     limitMs: limits.powerMs,

@@ -16,6 +16,7 @@ import {
   type KubeWriter,
   type ObjectKey,
 } from './port.ts';
+import { compareResourceVersions } from './resource-version.ts';
 
 export type CasResult<T> =
   /** What was wanted is stored. `changed` is false when it was so before and nothing was sent. */
@@ -112,7 +113,13 @@ async function readAgain<T extends KubeObject>(
   }
   noteWrite?.(object);
   if (object.metadata.uid !== base.metadata.uid) return { outcome: 'gone' };
-  if (error.reason === 'Conflict') return { outcome: 'conflict', object };
+  const isNewer =
+    compareResourceVersions(object.metadata.resourceVersion ?? '0', base.metadata.resourceVersion ?? '0') > 0;
+  if (error.reason === 'Conflict') {
+    // Nobody wrote first: a refusal by mistake, or a server that was put back to an older state. Deciding again at once would loop.
+    if (!isNewer) throw error;
+    return { outcome: 'conflict', object };
+  }
   if (object.metadata.resourceVersion === base.metadata.resourceVersion) return { outcome: 'unknown', object, error };
   const asWanted = deepEqual(applyMergePatch(object, patch), object);
   return asWanted ? { outcome: 'written', object, changed: true } : { outcome: 'conflict', object };

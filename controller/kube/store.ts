@@ -191,9 +191,19 @@ class ObjectStore<T extends KubeObject> implements Store<T>, StoreWriter<T> {
     this.#restored ||= compareResourceVersions(resourceVersion, this.#progress) < 0;
     for (const object of items) {
       this.#listed.add(keyString(object.metadata));
-      if (this.#restored) this.#set(keyString(object.metadata), object);
+      if (this.#restored || this.#wentBack(object, resourceVersion)) this.#set(keyString(object.metadata), object);
       else this.#offer(object);
     }
+  }
+
+  /**
+   * The list is of a moment after the version that we hold, and shows an older one: the server was restored from a backup under
+   * versions that go on growing (etcd's bumped revision).
+   */
+  #wentBack(listed: T, resourceVersion: string): boolean {
+    const held = this.#objects.get(keyString(listed.metadata));
+    if (held === undefined || compareResourceVersions(versionOf(held), versionOf(listed)) <= 0) return false;
+    return compareResourceVersions(versionOf(held), resourceVersion) <= 0;
   }
 
   endList(resourceVersion: string): void {

@@ -71,6 +71,18 @@ describe('compare-and-swap of a status', () => {
     assert.equal(result.object.status?.phase, 'Theirs');
   });
 
+  it('does not ask for another decision at once when a server that was put back to an older state refuses', async () => {
+    const { memory, kube, base, key } = await setUp();
+    const backup = memory.snapshot();
+    const newer = await memory.patch<Thing>(gvk, key, { metadata: { labels: { a: 'b' } } }, { type: 'merge' });
+    memory.restore(backup);
+    const write = casPatchStatus<Thing>(kube, gvk, newer, (draft) => {
+      draft.status = { phase: 'Mine' };
+    });
+    await assert.rejects(write, { reason: 'Conflict' });
+    assert.deepEqual(await memory.get<Thing>(gvk, key), base);
+  });
+
   it('tells an object that is gone, also when another took its name', async () => {
     const { memory, status, key } = await setUp();
     await memory.delete(gvk, key);

@@ -117,6 +117,22 @@ describe('store', () => {
     assert.equal(reader.getByKey('a')?.metadata.resourceVersion, '51');
   });
 
+  it('takes the list of a server that was restored from a backup and goes on counting versions', () => {
+    const { reader, writer, list } = setUp();
+    list(100, item('a', 90), item('b', 95), item('c', 96));
+    writer.apply(item('a', 110));
+    reader.noteWrite(item('b', 130));
+    list(121, item('a', 90), item('b', 95), item('c', 96));
+    assert.equal(
+      reader.getByKey('a')?.metadata.resourceVersion,
+      '90',
+      'version 110 is older than the list and not in it',
+    );
+    assert.equal(reader.getByKey('b')?.metadata.resourceVersion, '130', 'version 130 was written after the list');
+    writer.apply(item('a', 122));
+    assert.equal(reader.getByKey('a')?.metadata.resourceVersion, '122');
+  });
+
   it('keeps indexes in step with every change', () => {
     const { reader, writer, list, names } = setUp();
     list(5, item('a', 1, 'x'), item('b', 2, 'x'));

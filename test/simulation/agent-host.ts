@@ -34,6 +34,12 @@ interface Incarnation {
   readonly peer: CorePeer;
   readonly clock: ProcessClock;
   dead: boolean;
+  listener?: (node: string) => void;
+}
+
+interface Life {
+  dead: boolean;
+  listener?: (node: string) => void;
 }
 
 export class AgentHost {
@@ -46,6 +52,8 @@ export class AgentHost {
   readonly #drivers: Drivers;
   readonly #listeners = new Set<(node: string) => void>();
   #incarnation: Incarnation | undefined;
+  /** The one before, which lives on while another has taken its place. */
+  #replaced: { readonly incarnation: Incarnation; readonly log: MemoryLog } | undefined;
   #incarnations = 0;
   #logs = 0;
   /** The next so many log writes and acts pass, then the process dies. */
@@ -82,6 +90,11 @@ export class AgentHost {
     return this.#incarnation?.core;
   }
 
+  /** Of the process that runs now: a message on its way does not outlive it, as its connection does not. */
+  get life(): object | undefined {
+    return this.#incarnation;
+  }
+
   get reachable(): boolean {
     return this.#incarnation !== undefined;
   }
@@ -95,7 +108,7 @@ export class AgentHost {
     const { clock } = this.#world;
     const number = ++this.#incarnations;
     const processClock = new ProcessClock(clock);
-    const life = { dead: false };
+    const life: Life = { dead: false };
     const core = new AgentCore({
       name: this.name,
       version: 'simulated',
@@ -113,22 +126,51 @@ export class AgentHost {
     this.#world.attachAgent(this);
   }
 
-  /** @param forgets what was not flushed of the log is gone */
-  kill(forgets = false): void {
-    const incarnation = this.#incarnation;
+  #end(incarnation: Incarnation | undefined): void {
     if (incarnation === undefined) return;
     incarnation.dead = true;
     incarnation.clock.kill();
     incarnation.core.close();
+    if (incarnation.listener !== undefined) this.#listeners.delete(incarnation.listener);
+  }
+
+  /** @param forgets what was not flushed of the log is gone */
+  kill(forgets = false): void {
+    const incarnation = this.#incarnation;
+    if (incarnation === undefined) return;
+    this.#end(incarnation);
     this.#incarnation = undefined;
     this.#dieAfter = undefined;
-    this.#listeners.clear();
     if (forgets) {
       this.log.crash();
       this.#world.truth.agentForgot(this.name);
     }
     this.#world.trace.add(this.name, `agent dies${forgets ? ', its log loses what was not flushed' : ''}`);
     this.#world.detachAgent(this.name);
+  }
+
+  /** Somebody starts a second agent for the rack, with a log of its own; the first one goes on, and nobody hears it. */
+  usurp(): boolean {
+    const incarnation = this.#incarnation;
+    if (incarnation === undefined || this.#replaced !== undefined) return false;
+    this.#replaced = { incarnation, log: this.log };
+    this.#incarnation = undefined;
+    this.log = this.#newLog();
+    this.start();
+    return true;
+  }
+
+  /** The second agent is ended, and the first one is heard again. */
+  yieldBack(): void {
+    const replaced = this.#replaced;
+    if (replaced === undefined) return;
+    this.#replaced = undefined;
+    this.#end(this.#incarnation);
+    this.#incarnation = replaced.incarnation.dead ? undefined : replaced.incarnation;
+    this.log = replaced.log;
+    this.#world.trace.add(this.name, 'the first agent is heard again');
+    if (this.#incarnation === undefined) this.start();
+    else this.#world.attachAgent(this);
   }
 
   /** The log is gone with its disk; the next start begins an empty one. */
@@ -143,15 +185,16 @@ export class AgentHost {
     this.#dieAfter = { point, left: n };
   }
 
-  #passed(point: 'write' | 'act', life: { dead: boolean }): boolean {
+  #passed(point: 'write' | 'act', life: Life): boolean {
     const fuse = this.#dieAfter;
-    if (fuse === undefined || fuse.point !== point || --fuse.left > 0) return !life.dead;
+    const mine = this.#incarnation !== undefined && !life.dead && this.#replaced === undefined;
+    if (!mine || fuse === undefined || fuse.point !== point || --fuse.left > 0) return !life.dead;
     this.kill();
     this.#world.restartAgent(this);
     return false;
   }
 
-  #logOf(life: { dead: boolean }): AgentLog {
+  #logOf(life: Life): AgentLog {
     const { log } = this;
     return {
       storeId: log.storeId,
@@ -168,15 +211,19 @@ export class AgentHost {
     };
   }
 
-  #driversOf(life: { dead: boolean }): Drivers {
+  #driversOf(life: Life): Drivers {
+    const { storeId } = this.log;
     return tapped(this.#drivers, {
-      onChange: (listener) => this.#listeners.add(listener),
+      onChange: (listener) => {
+        life.listener = listener;
+        this.#listeners.add(listener);
+      },
       mayAct: (what) => {
         if (!this.#passed('act', life)) return false;
         this.#world.trace.add(this.name, what);
         return true;
       },
-      acted: (node, act) => this.#world.truth.acted(this.name, node, act),
+      acted: (node, act) => this.#world.truth.acted(this.name, node, act, storeId),
     });
   }
 
@@ -200,7 +247,7 @@ export class AgentHost {
         node,
         `${verb} ${operationId} term ${batch.term} epoch ${epoch}: ${result} ${reason ?? ''}`,
       );
-      if (result === 'Accepted') this.#world.truth.accepted(this.name, instruction, batch.term);
+      if (result === 'Accepted') this.#world.truth.accepted(this.name, instruction, batch.term, this.log.storeId);
     }
     return answer;
   }

@@ -129,11 +129,12 @@ export class AgentNetwork implements AgentConnector {
     return results;
   }
 
-  /** A message that was long under way, whatever became of its sender. */
+  /** A message that was long under way to this very process of the agent, whatever became of its sender. */
   #later(name: string, batch: InstructionBatch, delayMs: number): void {
+    const life = this.#world.agents.get(name)?.life;
     this.#world.clock.setTimer(delayMs, () => {
       const host = this.#world.agents.get(name);
-      if (host === undefined || !host.reachable) return;
+      if (host?.life === undefined || host.life !== life) return;
       this.#world.trace.add(this.who, `late message to ${name}`);
       try {
         host.peer().instruct(batch);

@@ -39,16 +39,24 @@ export interface MachineTruth {
   readonly wiped: Set<string>;
   /** Why its disks may hold something; undefined once all of them were wiped in one attested boot. */
   dirty: string | undefined;
+  /** The newest tenancy in which somebody exchanged a disk: what stood on it then nobody could know. */
+  swappedUnder: number | undefined;
   /** The trusted image is up and proved itself. */
   attested: boolean;
   /** Counts losses of the agent's log: what it knew before, nobody can hold it to. */
   generation: number;
+  /** Of the log of the agent that speaks or acts now. */
+  storeId: string;
   /** Data ports that a fault moved, until they were moved again. */
   readonly moved: Set<string>;
+  /** Where its control port was asked to be last. */
+  controlAsked: string | undefined;
   /** Its firmware does not do what its BMC shows. */
   orderUntrue: boolean;
   /** Its BMC said that it was off while the guest that runs now ran. */
   offUntrue: boolean;
+  /** A job that a BMC had called off, or a tenant from inside, set its boot order: what it boots next is not ours. */
+  orderMeddled: boolean;
   /** Epoch to the uid of the allocation that an accepted instruction named under it. */
   readonly epochs: Map<number, string>;
   devirtualizedEpoch: number | undefined;
@@ -108,6 +116,8 @@ export class Truth {
   readonly decisions = new Map<string, { action: string; epoch: number }[]>();
   /** Tenancies: claims that were written. */
   tenancies = 0;
+  /** Instructions accepted and commands given to drivers, since the start; at rest it stands still. */
+  deeds = 0;
   /** Writes to objects of ours, since the start; at rest it stands still. */
   writes = 0;
   readonly #checkers: readonly Checker[];
@@ -133,11 +143,15 @@ export class Truth {
         data: undefined,
         wiped: new Set(),
         dirty: 'never wiped',
+        swappedUnder: undefined,
         attested: false,
         generation: 0,
+        storeId: '',
         moved: new Set(),
+        controlAsked: undefined,
         orderUntrue: false,
         offUntrue: false,
+        orderMeddled: false,
         epochs: new Map(),
         devirtualizedEpoch: undefined,
         tampered: undefined,
@@ -163,17 +177,22 @@ export class Truth {
     return true;
   }
 
-  accepted(agent: string, instruction: Instruction, term: number): void {
+  accepted(agent: string, instruction: Instruction, term: number, storeId = ''): void {
     const machine = this.machine(instruction.node, agent);
+    machine.storeId = storeId;
+    this.deeds++;
     for (const checker of this.#checkers) checker.accepted?.(instruction, term, machine, this);
     if (instruction.verb === 'isolate' || instruction.verb === 'reimage') {
       machine.epochs.set(instruction.epoch, instruction.args.allocation);
     }
   }
 
-  acted(agent: string, node: string, act: DriverAct): void {
+  acted(agent: string, node: string, act: DriverAct, storeId = ''): void {
     const machine = this.machine(node, agent);
+    machine.storeId = storeId;
+    this.deeds++;
     for (const checker of this.#checkers) checker.acted?.(act, machine, this);
+    if (act.command === 'fabric.set' && act.arguments[0] === 'Control') machine.controlAsked = String(act.arguments[1]);
   }
 
   logWritten(agent: string, rows: readonly Row[]): void {
@@ -320,7 +339,12 @@ function takeIn(truth: Truth, machine: MachineTruth, { event, detail }: RoomEven
 function otherEvent(machine: MachineTruth, event: string, detail: RoomEvent['detail']): void {
   if (event === 'reset' || event === 'boot' || event === 'crashed') bootEnded(machine);
   if (event === 'fault' && detail.kind === 'bmcLiesOff') machine.offUntrue = machine.guest !== undefined;
-  if (event === 'diskSwapped') machine.dirty = 'a disk was swapped';
+  if (event === 'boot' && (detail.got === 'Vmm' || detail.got === 'Trusted')) machine.orderMeddled = false;
+  if (event === 'ghost' || (event === 'fault' && detail.kind === 'setsOrder')) machine.orderMeddled = true;
+  if (event === 'diskSwapped') {
+    machine.dirty = 'a disk was swapped';
+    machine.swappedUnder = Math.max(0, ...machine.epochs.keys());
+  }
   if (event === 'order') machine.orderUntrue = detail.shown !== undefined && detail.shown !== detail.to;
   if (event === 'boot') machine.orderUntrue ||= detail.got === 'Disk' && detail.shown === 'Network';
 }

@@ -14,7 +14,7 @@ import type {
   NodeAllocation,
   PhysicalNode,
 } from '../../controller/api/types.generated.ts';
-import { createMemoryKube, type MemoryKube } from '../../controller/kube/memory.ts';
+import { createMemoryKube, type MemoryKube, type MemorySnapshot } from '../../controller/kube/memory.ts';
 import { type GroupVersionKind, KubeError, type ObjectKey } from '../../controller/kube/port.ts';
 import type { Random } from '../../controller/runtime/random.ts';
 import { VirtualClock } from '../support/virtual-clock.ts';
@@ -60,11 +60,12 @@ export class World {
   readonly unexpectedErrors: Unexpected[] = [];
   /** Faults that struck, by kind. */
   readonly strikes = new Map<string, number>();
-  /** Writes of the operator's processes, Leases and Events apart. */
   api: ApiChances = { ...noApiChances };
   agentChances: AgentChances = { ...noAgentChances };
   /** A write to an agent's log is not flushed with this chance: it is lost in a crash that forgets. */
   unflushedChance = 0;
+  /** Of the API server's store, made by somebody, to be put back later. */
+  backup: MemorySnapshot | undefined;
   /** What a process of the operator is started with, drawn for each. */
   processOptions: () => ProcessOptions = () => ({});
   readonly agentRandom: Random;

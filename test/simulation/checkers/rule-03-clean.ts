@@ -14,7 +14,7 @@ export function clean(report: Report): Checker {
       if (event === 'wiped' && !machine.attested) {
         report(3, `${machine.name}: disk ${detail.disk} is wiped outside an attested boot`);
       }
-      if (event !== 'imaged' || machine.dirty === undefined) return;
+      if (event !== 'imaged' || machine.dirty === undefined || machine.swappedUnder === detail.epoch) return;
       const owner = machine.epochs.get(Number(detail.epoch)) ?? '';
       const own =
         machine.data !== undefined && (machine.data.owner === owner || sameTenant(truth, machine.data.owner, owner));

@@ -17,9 +17,9 @@ export function fenced(report: Report): Checker {
   const epochs = new Map<string, number>();
   return {
     rule: 5,
-    accepted({ verb, epoch }, term, { name, rack, generation }) {
-      const log = `${rack} ${generation}`;
-      const key = `${name} ${generation}`;
+    accepted({ verb, epoch }, term, { name, rack, generation, storeId }) {
+      const log = `${rack} ${storeId} ${generation}`;
+      const key = `${name} ${storeId} ${generation}`;
       const highestTerm = terms.get(log) ?? 0;
       const highestEpoch = epochs.get(key) ?? 0;
       if (term < highestTerm) report(5, `${name}: ${verb} of term ${term} is accepted after term ${highestTerm}`);
@@ -27,9 +27,9 @@ export function fenced(report: Report): Checker {
       terms.set(log, Math.max(term, highestTerm));
       if (verb !== 'inspect') epochs.set(key, Math.max(epoch, highestEpoch));
     },
-    acted({ command, token }, { name, generation }) {
+    acted({ command, token }, { name, generation, storeId }) {
       const epoch = token === undefined ? undefined : epochOf(name, token);
-      const highest = epochs.get(`${name} ${generation}`) ?? 0;
+      const highest = epochs.get(`${name} ${storeId} ${generation}`) ?? 0;
       if (epoch !== undefined && epoch < highest) {
         report(5, `${name}: ${command} is asked for under epoch ${epoch} after epoch ${highest} was accepted`);
       }

@@ -71,6 +71,50 @@ export const agentFaults: FaultFamily = {
       },
     },
     {
+      // The log breaks its promise: what was written last is gone with the process.
+      name: 'agents.forgets',
+      weight: 1,
+      begin: (world, strength) => {
+        world.unflushedChance = 0.5 * strength;
+      },
+      strike: (world, random) => {
+        const host = anyHost(world, random);
+        if (host === undefined) return false;
+        for (const node of host.nodes) world.truth.machine(node).tampered = "its agent's log forgot";
+        return die(world, host, true);
+      },
+      end: (world) => {
+        world.unflushedChance = 0;
+      },
+    },
+    {
+      name: 'agents.diskLost',
+      weight: 0.5,
+      strike: (world, random) => {
+        const host = anyHost(world, random);
+        if (host === undefined || !host.reachable) return false;
+        host.yieldBack();
+        host.loseDisk();
+        world.restartAgent(host);
+        for (const node of host.nodes) world.truth.machine(node).tampered = "its agent's log was lost";
+        return true;
+      },
+    },
+    {
+      name: 'agents.two',
+      weight: 0.5,
+      strike: (world, random) => {
+        const host = anyHost(world, random);
+        if (host === undefined || !host.usurp()) return false;
+        for (const node of host.nodes) world.truth.machine(node).tampered = 'two agents spoke for its rack';
+        world.clock.setTimer(pick(random, [20_000, 120_000, 1_200_000]), () => host.yieldBack());
+        return true;
+      },
+      end: (world) => {
+        for (const host of world.agents.values()) host.yieldBack();
+      },
+    },
+    {
       name: 'agents.partitioned',
       weight: 2,
       strike: (world, random) => {

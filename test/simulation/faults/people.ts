@@ -1,9 +1,10 @@
 /**
  * What people do by mistake, or in ways that the operator cannot stop: status edited away, finalizers dropped, objects deleted.
  */
-import { nodeAllocations, physicalNodes } from '../../../controller/api/meta.ts';
+import { formatHostlist } from '../../../controller/api/hostlist.ts';
+import { bitVisorAgents, nodeAllocations, physicalNodes } from '../../../controller/api/meta.ts';
 import type { GroupVersionKind, KubeObject, ObjectKey } from '../../../controller/kube/port.ts';
-import { pick, pickMaybe } from '../chance.ts';
+import { int, pick, pickMaybe } from '../chance.ts';
 import { unlessGone } from '../people.ts';
 import type { World } from '../world.ts';
 import type { FaultFamily } from './family.ts';
@@ -79,6 +80,57 @@ export const peopleFaults: FaultFamily = {
           world.kube.patch(physicalNodes, keyOf(node), { metadata: { finalizers: null } }, { type: 'merge' }),
         );
         await unlessGone(world.kube.delete(physicalNodes, keyOf(node)));
+        return true;
+      },
+    },
+    {
+      // A backup is made at one strike and put back at a later one: everything in between is forgotten.
+      name: 'people.backupRestored',
+      weight: 1,
+      strike: (world) => {
+        if (world.backup === undefined) {
+          world.backup = world.kube.snapshot();
+          return false;
+        }
+        world.kube.restore(world.backup);
+        world.backup = undefined;
+        world.truth.restored(world.nodes(), world.allocations());
+        return true;
+      },
+    },
+    {
+      name: 'people.agentMoved',
+      weight: 0.5,
+      strike: async (world, random) => {
+        const agent = pickMaybe(random, world.agentObjects());
+        const host = agent === undefined ? undefined : world.agents.get(agent.metadata.name);
+        if (agent === undefined || host === undefined) return false;
+        const spec = pick(random, [
+          { endpoint: `https://agent-${int(random, 100)}.example:7443` },
+          { nodes: formatHostlist(host.nodes.slice(1)) },
+          { nodes: host.hosts },
+        ]);
+        await unlessGone(world.kube.patch(bitVisorAgents, keyOf(agent), { spec }, { type: 'merge' }));
+        return true;
+      },
+      end: async (world) => {
+        for (const agent of world.agentObjects()) {
+          const nodes = world.agents.get(agent.metadata.name)?.hosts;
+          await unlessGone(world.kube.patch(bitVisorAgents, keyOf(agent), { spec: { nodes } }, { type: 'merge' }));
+        }
+      },
+    },
+    {
+      name: 'people.agentForgotten',
+      weight: 0.3,
+      strike: async (world, random) => {
+        const agent = pickMaybe(random, world.agentObjects());
+        if (agent === undefined) return false;
+        await unlessGone(world.kube.delete(bitVisorAgents, keyOf(agent)));
+        const { name } = agent.metadata;
+        const putBack = (): void =>
+          void world.kube.create(bitVisorAgents, { metadata: { name }, spec: agent.spec }).catch(() => undefined);
+        world.clock.setTimer(1_000 + int(random, 600_000), putBack);
         return true;
       },
     },
