@@ -23,6 +23,11 @@ export interface ChangeTimes {
   /** From a request that was refused, or did not get through, to the next. */
   readonly retryMs: number;
   readonly silentMs: number;
+  /**
+   * From asking until a change of which nothing was sent, because the BMC cannot be read, is given up. Short, because it is certain that
+   * nothing follows, and because a node with a change under way is not fenced.
+   */
+  readonly unsentMs: number;
 }
 
 /** An agent gives an operation up after 5 minutes: by then it should have a reason to show. */
@@ -32,6 +37,7 @@ export const defaultTimes: ChangeTimes = {
   repeatMs: 30_000,
   retryMs: 5_000,
   silentMs: 120_000,
+  unsentMs: 60_000,
 };
 
 const mostRefusals = 3;
@@ -111,10 +117,10 @@ export class AskedChange {
   /** What is to be done when the machine could not be read. */
   unread(trouble: string, nowMs: number): Next {
     this.#lastTrouble = trouble;
-    const { limitMs, silentMs } = this.#times;
+    const { limitMs, silentMs, unsentMs } = this.#times;
     const since = nowMs - this.#askedAt;
     if (this.#sentAt === undefined) {
-      return since >= limitMs ? this.#end('Error', `nothing was sent: ${trouble}`) : { kind: 'Wait' };
+      return since >= unsentMs ? this.#end('Error', `nothing was sent: ${trouble}`) : { kind: 'Wait' };
     }
     return since >= limitMs + silentMs
       ? this.#end('Error', `the BMC does not answer any more, and may still act when it comes back: ${trouble}`)

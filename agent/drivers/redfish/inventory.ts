@@ -23,8 +23,11 @@ export interface RedfishFacts {
 /** Reads the resource at the path, or throws. */
 export type Read = (path: string) => Promise<Resource>;
 
+export const uuidMissing = 'the BMC shows no UUID of the system, by which machines are told apart';
 const mostDisks = 64;
 const uuidPattern = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+/** What BMCs show until the firmware has told them. */
+const noUuid = /^[0-]+$|^[f-]+$/;
 const macPattern = /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/;
 const gibibyte = 2 ** 30;
 
@@ -96,16 +99,20 @@ async function processorOf(read: Read, system: Resource): Promise<Pick<Inventory
   return { architecture: isArm ? 'aarch64' : 'x86_64', cores: Math.min(65_536, Math.max(1, Math.floor(cores))) };
 }
 
+/** The system's UUID in lower case; undefined while the BMC does not know it. */
+export function uuidOf(system: Resource): string | undefined {
+  const uuid = textOf(system.UUID)?.toLowerCase();
+  return uuid !== undefined && uuidPattern.test(uuid) && !noUuid.test(uuid) ? uuid : undefined;
+}
+
 /**
  * Reads all facts of a system.
  * @param system its ComputerSystem resource
  * @throws Error when the system has no UUID, and whatever `read` throws
  */
 export async function readFacts(read: Read, system: Resource): Promise<RedfishFacts> {
-  const systemUuid = textOf(system.UUID)?.toLowerCase();
-  if (systemUuid === undefined || !uuidPattern.test(systemUuid)) {
-    throw new Error('the system has no UUID, by which machines are told apart');
-  }
+  const systemUuid = uuidOf(system);
+  if (systemUuid === undefined) throw new Error(uuidMissing);
   const memory = numberOf(objectOf(system.MemorySummary)?.TotalSystemMemoryGiB) ?? 0;
   const interfaces = (await membersOf(read, referenceOf(system.EthernetInterfaces))).flatMap((one) => {
     const address = (textOf(one.PermanentMACAddress) ?? textOf(one.MACAddress))?.toLowerCase();

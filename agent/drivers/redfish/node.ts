@@ -5,6 +5,7 @@
  * 1. One look at a time; a request is made within a look, and its effect comes from a later one.
  * 2. What cannot be read now is Unknown, at once: an old reading is no reading. The facts stay, because they are about the machine.
  * 3. The power is Unknown until the facts were read once: nothing is done with a machine whose disks are not known.
+ *    They are of the machine whose UUID every look finds: another one's are read before anything else is said of it.
  * 4. A disk that is missing from the inventory is believed to be gone when two readings of the running machine say so: BMCs show
  *    less of a machine that is off, or has only just started, and what is not known of is not wiped.
  * 5. A BMC is asked the less often the slower it answers, and after failures ever more seldom, with jitter.
@@ -16,7 +17,7 @@ import { type NetworkTarget, readOrder, waysTo } from './boot.ts';
 import { AskedChange, type ChangeTimes, type Next, type Seen, type Wish } from './change.ts';
 import type { Gate } from './gate.ts';
 import { NoAnswer } from './http.ts';
-import type { RedfishFacts } from './inventory.ts';
+import { type RedfishFacts, uuidMissing } from './inventory.ts';
 import type { RedfishSystem, SystemReading } from './system.ts';
 
 export interface PollTimes {
@@ -219,18 +220,21 @@ export class RedfishNode {
    * @returns why the inventory cannot be read, when an older one does
    * @throws when there is none
    */
-  async #readFacts({ power }: SystemReading): Promise<string | undefined> {
+  async #readFacts({ power, uuid }: SystemReading): Promise<string | undefined> {
     const { system, clock, polls } = this.#options;
     const now = clock.monotonic();
     const waited = now - this.#factsAt;
     const due = power === 'On' && waited >= (this.#doubted === undefined ? polls.factsMs : polls.factsAgainMs);
-    if (this.#facts !== undefined && !due) return this.#factsTrouble;
+    // A BMC that has just started may not know of which machine it is: then nothing it says is about ours.
+    if (uuid === undefined) throw new Error(uuidMissing);
+    const ofAnother = this.#facts !== undefined && uuid !== this.#facts.systemUuid;
+    if (this.#facts !== undefined && !due && !ofAnother) return this.#factsTrouble;
     let facts: RedfishFacts;
     try {
       facts = await system.facts();
       this.#factsTrouble = undefined;
     } catch (error) {
-      if (this.#facts === undefined || error instanceof NoAnswer) throw error;
+      if (this.#facts === undefined || ofAnother || error instanceof NoAnswer) throw error;
       this.#factsAt = now;
       this.#factsTrouble = `the inventory cannot be read again: ${error instanceof Error ? error.message : error}`;
       return this.#factsTrouble;

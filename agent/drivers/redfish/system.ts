@@ -8,7 +8,7 @@ import type { PowerState } from '../port.ts';
 import { type BootPlaces, effectiveBoot, type Place, placeOf } from './boot.ts';
 import { complaintOf, listOf, objectOf, objectsOf, type Resource, referenceOf, textOf, textsOf } from './fields.ts';
 import { type HttpAnswer, NoAnswer, pathOnBmc } from './http.ts';
-import { type RedfishFacts, readFacts } from './inventory.ts';
+import { type RedfishFacts, readFacts, uuidOf } from './inventory.ts';
 import { type Quirk, quirkOf } from './quirks.ts';
 import { LoginRefused, type RedfishClient } from './session.ts';
 
@@ -20,6 +20,8 @@ export type Outcome =
   | { readonly kind: 'Unsure'; readonly message: string };
 
 export interface SystemReading {
+  /** Undefined while the BMC does not know it. */
+  readonly uuid: string | undefined;
   readonly power: PowerState;
   /** The power is on its way: PoweringOn, PoweringOff. */
   readonly moving: boolean;
@@ -103,6 +105,7 @@ export class RedfishSystem {
     const state = textOf(system.PowerState) ?? '';
     const ofSettings = settingsPath !== undefined && objectOf(settings?.Boot) !== undefined ? [settingsPath] : [];
     return {
+      uuid: uuidOf(system),
       power: powerStates[state] ?? 'Unknown',
       moving: state === 'PoweringOn' || state === 'PoweringOff',
       boot: effectiveBoot(system, settings),

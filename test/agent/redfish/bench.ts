@@ -25,7 +25,14 @@ export const quickPolls = {
   factsAgainMs: 20,
 };
 /** Generous to a machine that other tests share: what takes no time ends early in any case. */
-export const quickTimes = { limitMs: 4_000, settleMs: 500, repeatMs: 500, retryMs: 50, silentMs: 1_500 };
+export const quickTimes = {
+  limitMs: 4_000,
+  settleMs: 500,
+  repeatMs: 500,
+  retryMs: 50,
+  silentMs: 1_500,
+  unsentMs: 1_000,
+};
 const timeoutMs = 1_500;
 
 interface Extra {

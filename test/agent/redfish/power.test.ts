@@ -267,6 +267,19 @@ describe('what a machine is made of', sideBySide, () => {
     assert.equal(second.read('n1').state, 'Unknown');
   });
 
+  test('a machine that was put in the place of another is read at once, also while it is off', async (t) => {
+    const hardware = { ...testHardware };
+    const bench = await labBench(t, { hardware });
+    await bench.known();
+    Object.assign(hardware, { systemUuid: '4c4c4544-0044-4210-8031-c2c04f999999', disks: testHardware.disks.slice(1) });
+    await bench.until('the other machine', () => bench.power.machine('n0').systemUuid === hardware.systemUuid);
+    assert.equal(bench.power.machine('n0').inventory.disks.length, 1);
+    assert.equal(bench.read().state, 'Off');
+    Object.assign(hardware, { systemUuid: '00000000-0000-0000-0000-000000000000' });
+    await bench.until('a BMC that does not know its machine', () => bench.read().state === 'Unknown');
+    assert.match(bench.power.machine('n0').systemUuid, /f999999$/, 'the machine stays the one that it was');
+  });
+
   test('a disk that is missing while the machine is off, or once, is not believed to be gone', async (t) => {
     const disks = [...testHardware.disks];
     const bench = await labBench(t, { hardware: { ...testHardware, disks }, polls: { ...quickPolls, factsMs: 50 } });
