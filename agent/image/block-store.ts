@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import { sha256 } from './tree.ts';
 
 /** Large enough for few files, small enough to make room without giving up much. */
-const segmentBytes = 67_108_864;
+const defaultSegmentBytes = 67_108_864;
 const mapMagic = Buffer.from('bvblocks');
 const mapHashBytes = 32;
 
@@ -92,6 +92,8 @@ export interface BlockStoreOptions {
   readonly blocks: number;
   readonly blockBytes: number;
   readonly budget: DiskBudget;
+  /** Of its files; another size for the same directory loses what is there. 64 MiB when absent. */
+  readonly segmentBytes?: number;
 }
 
 export class BlockStore {
@@ -110,7 +112,7 @@ export class BlockStore {
   private constructor(options: BlockStoreOptions, present: Buffer) {
     this.#options = options;
     this.#present = present;
-    this.#blocksASegment = Math.max(1, Math.floor(segmentBytes / options.blockBytes));
+    this.#blocksASegment = Math.max(1, Math.floor((options.segmentBytes ?? defaultSegmentBytes) / options.blockBytes));
   }
 
   /** Continues from what the directory holds, or starts empty. */

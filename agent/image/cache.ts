@@ -46,6 +46,8 @@ export interface RackCacheOptions {
   readonly http?: HttpOptions;
   /** Between attempts at an origin. */
   readonly originBackoff?: BackoffPolicy;
+  /** What is given up at a time when the disk is full; 64 MiB when absent. */
+  readonly segmentBytes?: number;
   /** How long `open` waits for an origin that is away; 5 minutes when absent. */
   readonly patienceMs?: number;
   /** Called for every fault, also for those that end by themselves. */
@@ -290,7 +292,11 @@ export class RackCache {
 
   async #openStore(digest: string, { dataBlocks, blockBytes }: TreeLayout): Promise<BlockStore> {
     const directory = this.#directory(digest);
-    const store = await BlockStore.open({ directory, blocks: dataBlocks, blockBytes, budget: this.#budget });
+    const { segmentBytes } = this.#options;
+    const store = await BlockStore.open({
+      ...{ directory, blocks: dataBlocks, blockBytes, budget: this.#budget },
+      ...(segmentBytes === undefined ? {} : { segmentBytes }),
+    });
     this.#stores.add(store);
     return store;
   }

@@ -287,10 +287,9 @@ export class CachedImage {
         this.#deliver(block, bytes);
         continue;
       }
-      if (bytes !== undefined) {
-        counters.corruptOnDisk++;
-        onFault(this.digest, new Error(`block ${block} on the rack's disk is corrupt: fetched again`));
-      }
+      counters.corruptOnDisk++;
+      const what = bytes === undefined ? 'cannot be read' : 'is corrupt';
+      onFault(this.digest, new Error(`block ${block} on the rack's disk ${what}: fetched again`));
       store.distrust(block);
       void this.#fetch(block, 1);
     }

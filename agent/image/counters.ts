@@ -9,7 +9,7 @@ export class Counters {
   memoryHits = 0;
   diskHits = 0;
   sharedWaits = 0;
-  /** Blocks that did not verify, by where they came from. */
+  /** Blocks that did not verify, or that the disk did not give back. */
   corruptFromOrigin = 0;
   corruptOnDisk = 0;
   /** Attempts at an origin that failed. */

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { descriptorBytes, digestOf, sha256 } from '../../../agent/image/tree.ts';
@@ -115,7 +115,7 @@ test('blocks that tore or rotted on the disk are fetched again', async (t) => {
   await truncate(path, 7 * mib + 30);
   const second = await start();
   assert.ok((await readWhole(await second.open(spec()))).equals(image));
-  assert.equal(second.counters.corruptOnDisk, 1);
+  assert.equal(second.counters.corruptOnDisk, 1 + 16);
   assert.equal(second.counters.originBytes, mib + 65_536);
   assert.match(faults.join('\n'), /block 48 on the rack's disk is corrupt/);
   await second.close();
@@ -203,6 +203,39 @@ test('an image named by the SHA-256 of its bytes is read whole once, then block 
   const second = await start();
   assert.ok((await readWhole(await second.open(named))).equals(image));
   await origin.start();
+});
+
+test('a disk that fails costs the cache, not the reader', async (t) => {
+  const image = noise(4 * mib);
+  const { start, spec, directory, faults } = await bench(t, image);
+  const cache = await start();
+  const handle = await cache.open(spec());
+  const before = cache.diskBytes;
+  await handle.image.read(0, 1);
+  await handle.close();
+  // What no write gets through: a directory where the segment should be.
+  const segment = join(directory, spec().sha256, 'segment-0');
+  const again = await cache.open(spec());
+  await cache.close();
+  await rm(segment);
+  await mkdir(segment);
+  const second = await start();
+  const failing = await second.open(spec());
+  assert.ok((await readWhole(failing)).equals(image));
+  await until(() => second.counters.notStored >= 62);
+  assert.match(faults.join('\n'), /EISDIR/);
+  assert.ok(second.diskBytes <= before, `${second.diskBytes} bytes are counted of a disk that took none`);
+  await again.close();
+});
+
+test('a use that is closed twice is closed once', async (t) => {
+  const image = noise(mib);
+  const { start, spec } = await bench(t, image);
+  const cache = await start();
+  const [one, other] = await Promise.all([cache.open(spec()), cache.open(spec())]);
+  await one.close();
+  await one.close();
+  assert.ok((await readWhole(other)).equals(image));
 });
 
 test('a process that is killed keeps what it had flushed, and what it had not is fetched again', async (t) => {
