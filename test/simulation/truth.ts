@@ -278,7 +278,11 @@ export class Truth {
     if (claim === undefined || (earlier?.epoch === claim.epoch && earlier.allocation.uid === claim.allocation.uid)) {
       return;
     }
-    if (earlier?.epoch !== claim.epoch) this.tenancies++;
+    if (earlier?.epoch !== claim.epoch) {
+      this.tenancies++;
+      // What it gave up once it has again.
+      if (earlier === undefined) this.allocations.get(claim.allocation.uid)?.ends.delete(name);
+    }
     this.#takenOver(name, claim.allocation);
   }
 

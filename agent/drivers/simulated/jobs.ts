@@ -239,6 +239,8 @@ function leave(rack: SimulatedRack, machine: SimMachine): void {
     localBytes: map?.localBytes ?? 0,
     flushed: map?.flushed ?? false,
     map: map?.state ?? 'None',
+    // Reads of what is not local yet went to the image server.
+    inFlight: map === undefined || map.localBytes >= map.totalBytes ? 0 : 1,
     exported: machine.exported,
     order: machine.order,
     orderShown: machine.orderShown ?? machine.order,
