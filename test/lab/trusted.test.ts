@@ -4,44 +4,12 @@
  */
 import assert from 'node:assert/strict';
 import { open, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { type TestContext, test } from 'node:test';
+import { test } from 'node:test';
 import { buildLabImages } from '../../agent/drivers/qemu/images/build.ts';
 import { patternedBytes } from '../../agent/drivers/qemu/images/pattern.ts';
-import { TrustedBoots } from '../../agent/drivers/qemu/trusted.ts';
-import { systemClock } from '../../controller/runtime/clock.ts';
-import { systemRandom } from '../../controller/runtime/random.ts';
 import { imageDirectory, imageTools, needs, ownDirectory, startMachine } from './one-machine.ts';
-
-async function trustedServer(
-  t: TestContext,
-  node: string,
-): Promise<{ boots: TrustedBoots; port: number; up: Promise<void> }> {
-  let isUp: () => void = () => {};
-  const up = new Promise<void>((resolve) => {
-    isUp = resolve;
-  });
-  const boots = new TrustedBoots({
-    clock: systemClock,
-    random: systemRandom,
-    onChange: () => boots.read(node).up && isUp(),
-  });
-  const server = createServer((request, response) => {
-    boots.handle(request, response).then(
-      (was) => was || response.writeHead(404).end(),
-      () => response.destroy(),
-    );
-  });
-  server.listen(0, '127.0.0.1');
-  await new Promise((resolve) => server.once('listening', resolve));
-  t.after(() => {
-    boots.end(node);
-    server.close();
-  });
-  return { boots, port: (server.address() as AddressInfo).port, up };
-}
+import { trustedServer } from './trusted-server.ts';
 
 const mebibyte = 1 << 20;
 

@@ -15,6 +15,7 @@ import { otherImage } from './other-image.ts';
 import { kernelPackage, unpackPackages } from './packages.ts';
 import { patternedBytes } from './pattern.ts';
 import { makeTrustedInitrd, type TrustedIngredients } from './trusted-image.ts';
+import { unifiedKernel } from './unified-kernel.ts';
 
 export interface LabImage {
   /** "alpha": also what the guest says of itself. */
@@ -30,8 +31,8 @@ export interface LabImages {
   readonly beta: LabImage;
   /** With the sum that it reports when it has read itself whole. */
   readonly other: LabImage & { readonly sum: string };
-  /** Paths of a kernel and an initramfs to boot over the network. */
-  readonly trusted: { readonly kernel: string; readonly initrd: string };
+  /** Paths of a kernel and an initramfs to boot over the network, and of both in one file for UEFI (unified-kernel.ts). */
+  readonly trusted: { readonly kernel: string; readonly initrd: string; readonly unified: string };
 }
 
 export interface BuildOptions {
@@ -60,6 +61,7 @@ const environments: readonly LinuxEnvironment[] = [
   },
 ];
 const otherBytes = 8 << 20;
+const osRelease = 'ID=bitvisor-trusted\nPRETTY_NAME="BitVisor trusted image"\n';
 
 /** Builds what is not in `directory` yet. Throws an Error for people when a package or program is missing. */
 export async function buildLabImages(directory: string, options: BuildOptions = {}): Promise<LabImages> {
@@ -81,11 +83,15 @@ export async function buildLabImages(directory: string, options: BuildOptions = 
   const kernel = await cached(directory, 'trusted', '.vmlinuz', [sources.key], (path) =>
     copyFile(sources.kernel, path),
   );
+  const unified = await cached(directory, 'trusted', '.efi', [sources.key], async (path) => {
+    const parts = { osRelease, kernel: await readFile(kernel), initrd: await readFile(initrd) };
+    await writeFile(path, unifiedKernel(await readFile(sources.stub), parts));
+  });
   return {
     alpha: await linux(alpha),
     beta: await linux(beta),
     other: { ...(await labImage('other', other)), sum },
-    trusted: { kernel, initrd },
+    trusted: { kernel, initrd, unified },
   };
 }
 
@@ -128,17 +134,17 @@ async function labImage(name: string, path: string): Promise<LabImage> {
 }
 
 interface Sources extends TrustedIngredients {
+  /** systemd's EFI stub. */
+  readonly stub: string;
   /** Changes with every package version and every file of this directory. */
   readonly key: string;
 }
 
 async function sourcesOf(directory: string): Promise<Sources> {
-  const names = [await kernelPackage(), 'busybox-static', 'diffutils', 'libc6'];
+  const names = [await kernelPackage(), 'busybox-static', 'diffutils', 'libc6', 'systemd-boot-efi'];
   const packages = await unpackPackages(join(directory, 'packages'), names);
-  const [linux, busybox, diffutils, libc] = packages;
-  if (linux === undefined || busybox === undefined || diffutils === undefined || libc === undefined) {
-    throw new Error('a package is missing');
-  }
+  const [linux, busybox, diffutils, libc, boot] = packages;
+  if (!linux || !busybox || !diffutils || !libc || !boot) throw new Error('a package is missing');
   const version = linux.name.replace(/^linux-image-/, '');
   const hash = createHash('sha256').update(packages.map(({ name, version }) => `${name} ${version}`).join('\n'));
   const here = new URL('.', import.meta.url);
@@ -154,6 +160,7 @@ async function sourcesOf(directory: string): Promise<Sources> {
     busybox: join(busybox.root, 'bin/busybox'),
     diffutils: diffutils.root,
     libc: libc.root,
+    stub: join(boot.root, 'usr/lib/systemd/boot/efi/linuxx64.efi.stub'),
     key: hash.digest('hex'),
   };
 }

@@ -127,13 +127,13 @@ attest_job() {
   echo "nonce=$(field nonce)" >/run/body
   report "/results/$job"
 }
-# The verifier makes the commands; the image only carries them to the TPM and back. One write and one read a command.
+# The verifier makes the commands; the image only carries them to the TPM and back. One write and one read a command; the device
+# stays open, because keys and sessions are gone when it is closed.
+[ -c /dev/tpmrm0 ] && exec 3<>/dev/tpmrm0
 tpm_job() {
   field command | xxd -r -p >/run/command
-  exec 3<>/dev/tpmrm0
   dd if=/run/command bs=8192 count=1 2>/dev/null >&3
   echo "response=$(dd bs=8192 count=1 2>/dev/null <&3 | xxd -p | tr -d '\n')" >/run/body
-  exec 3>&-
   report "/results/$job"
 }
 eventlog_job() {
