@@ -29,7 +29,7 @@ export interface Enrolment {
 
 export interface EnrolOptions {
   /** Fresh random bytes, of the operating system. */
-  readonly randomBytes: (length: number) => Buffer;
+  readonly freshBytes: (length: number) => Buffer;
   /** Of TPM manufacturers; absent: the certificate is not looked at. */
   readonly manufacturers?: {
     readonly roots: readonly X509Certificate[];
@@ -51,12 +51,12 @@ export async function enrol(carry: Carrier, options: EnrolOptions): Promise<Enro
           : certificateFault(certificate, endorsementKey, options.manufacturers);
       if (fault !== undefined) throw new Error(fault);
     }
-    const credential = options.randomBytes(32);
+    const credential = options.freshBytes(32);
     const made = makeCredential(endorsementKey, nameOf(attestation.publicArea), {
-      seed: options.randomBytes(32),
+      seed: options.freshBytes(32),
       credential,
     });
-    const opened = await tpm.activateCredential({ attestation, endorsement }, made, options.randomBytes(16));
+    const opened = await tpm.activateCredential({ attestation, endorsement }, made, options.freshBytes(16));
     if (opened.length !== credential.length || !timingSafeEqual(opened, credential)) {
       throw new Error('the TPM did not open the credential: the two keys are not in one TPM');
     }

@@ -24,7 +24,7 @@ export const event = (
 });
 
 const hex = (text: string): string => hash(text).toString('hex');
-export const firmware = hex('firmware');
+const firmware = hex('firmware');
 export const rom = hex('rom');
 const stub = hex('stub');
 export const kernel = hex('kernel');

@@ -31,10 +31,10 @@ test(
     const directory = await ownDirectory(t);
     const manufacturers = manufacture(directory);
     const carry = await directTpm(t, directory);
-    const enrolment = await enrol(carry, { randomBytes, manufacturers });
+    const enrolment = await enrol(carry, { freshBytes: randomBytes, manufacturers });
     assert.equal(enrolment.certificate, 'Verified');
     assert.deepEqual(
-      { ...(await enrol(carry, { randomBytes })), certificate: 'Verified' },
+      { ...(await enrol(carry, { freshBytes: randomBytes })), certificate: 'Verified' },
       enrolment,
       'the same keys again',
     );
@@ -94,9 +94,12 @@ test('another TPM is another machine', needs(...tools), async (t) => {
   const manufacturers = manufacture(mine);
   const foreign = manufacture(other);
   const [carry, otherCarry] = [await directTpm(t, mine), await directTpm(t, other)];
-  const enrolment = await enrol(carry, { randomBytes, manufacturers });
-  await assert.rejects(enrol(otherCarry, { randomBytes, manufacturers }), /no manufacturer that is trusted/);
-  await enrol(otherCarry, { randomBytes, manufacturers: foreign });
+  const enrolment = await enrol(carry, { freshBytes: randomBytes, manufacturers });
+  await assert.rejects(
+    enrol(otherCarry, { freshBytes: randomBytes, manufacturers }),
+    /no manufacturer that is trusted/,
+  );
+  await enrol(otherCarry, { freshBytes: randomBytes, manufacturers: foreign });
 
   await measured(otherCarry, bootEvents());
   const nonce = randomBytes(16);
@@ -108,7 +111,7 @@ test('another TPM is another machine', needs(...tools), async (t) => {
     const isAttestationKey = command.readUInt32BE(6) === 0x131 && command.includes(Buffer.from('00050072', 'hex'));
     return isAttestationKey ? otherCarry(command) : carry(command);
   };
-  await assert.rejects(enrol(mixed, { randomBytes }), /refused|not open/);
+  await assert.rejects(enrol(mixed, { freshBytes: randomBytes }), /refused|not open/);
 });
 
 test('a key that signs whatever it is given is not taken', () => {

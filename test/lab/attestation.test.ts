@@ -60,7 +60,7 @@ test('a measured boot of the trusted image gives a quote for a fresh nonce', opt
   ]);
   await Promise.race([up, machine.ended.then(() => assert.fail('the machine ended'))]);
   assert.equal(boots.facts('n0')?.hasTpm, true);
-  const enrolment = await enrolNode(boots, 'n0', { randomBytes, manufacturers });
+  const enrolment = await enrolNode(boots, 'n0', { freshBytes: randomBytes, manufacturers });
   assert.equal(enrolment.certificate, 'Verified');
 
   // Firmware and option ROM are those of the commissioning; the rest follows from what we built and from this very boot.
