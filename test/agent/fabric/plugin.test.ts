@@ -20,7 +20,7 @@ async function open(t: TestContext, extra: Partial<PluginFabricOptions> = {}): P
   const service = new SwitchService();
   const url = await service.listen();
   const troubles: (string | undefined)[] = [];
-  const fabric = quickFabric(httpPlugin({ url, timeoutMs: 200, clock: systemClock }), {
+  const fabric = quickFabric(httpPlugin({ url, timeoutMs: 500, clock: systemClock }), {
     onTrouble: (trouble) => troubles.push(trouble),
     ...extra,
   });
@@ -48,7 +48,7 @@ const ended = (fabric: PluginFabric): Promise<void> =>
 
 describe('the plug-in driver', () => {
   test('a change that hangs is cancelled, and its Error comes with the cancellation', async (t) => {
-    const { service, fabric } = await open(t, { limitMs: 100, silentMs: 5_000 });
+    const { service, fabric } = await open(t, { limitMs: 1_500, silentMs: 10_000 });
     service.stuck = true;
     fabric.set('n0', 'Data', 'allocation/a', 'None', 'x');
     await ended(fabric);
@@ -60,7 +60,7 @@ describe('the plug-in driver', () => {
   });
 
   test('a plug-in that goes silent makes domains Unknown, and is given up in bounded time', async (t) => {
-    const { service, fabric, troubles } = await open(t, { limitMs: 200, silentMs: 200 });
+    const { service, fabric, troubles } = await open(t, { limitMs: 1_500, silentMs: 500 });
     fabric.set('n0', 'Data', 'allocation/a', 'None', 'x');
     await ended(fabric);
     service.silent = true;
