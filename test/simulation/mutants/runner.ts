@@ -3,8 +3,8 @@
  *
  * Invariants:
  * 1. A mutant is caught by a checker alone: a process that died, hung or said nothing proved nothing.
- * 2. A seed that was recorded comes first, the others after it in order: the same code catches the same mutants again.
- * 3. No more than `processes` run at once, each in a session that ends with this one.
+ * 2. A seed that finds something without the mutant as well proves nothing: another one is looked for.
+ * 3. A seed that was recorded comes first, the others after it in order: the same code catches the same mutants again.
  */
 import { spawn } from 'node:child_process';
 import { tmpdir } from 'node:os';
@@ -14,9 +14,15 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { Mutant } from './mutant.ts';
 
-/** What the child says of one seed; a line of JSON each. */
+export interface SeedRun {
+  readonly seed: number;
+  /** Families or kinds; empty: all. */
+  readonly faults: readonly string[];
+}
+
 export interface SeedVerdict {
   readonly seed: number;
+  /** Rule 0: an error that no rule names. */
   readonly violations: readonly { readonly rule: number; readonly message: string }[];
 }
 
@@ -49,26 +55,30 @@ const child = fileURLToPath(new URL('child.ts', import.meta.url));
 /** Compiled production code is the same for every child. */
 const compileCache = join(tmpdir(), 'bitvisor-operator-mutants');
 
-/** Runs the seeds in one child until it is caught. */
-async function runMutant(mutant: Mutant, seeds: readonly number[], secondsPerSeed: number): Promise<MutantResult> {
-  const { name, rules } = mutant;
-  const running = spawn(process.execPath, ['--import', hook, child, seeds.join()], {
-    env: { ...process.env, SIMULATION_MUTANT: name, NODE_COMPILE_CACHE: compileCache },
+interface Run {
+  readonly verdicts: readonly SeedVerdict[];
+  readonly trouble: string | undefined;
+}
+
+/** One child: these seeds, with the mutant or without one. */
+async function runChild(name: string | undefined, runs: readonly SeedRun[], secondsPerSeed: number): Promise<Run> {
+  const { SIMULATION_MUTANT: _other, ...env } = process.env;
+  const running = spawn(process.execPath, ['--import', hook, child, JSON.stringify(runs)], {
+    env: { ...env, ...(name === undefined ? {} : { SIMULATION_MUTANT: name }), NODE_COMPILE_CACHE: compileCache },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const end = (): void => void running.kill('SIGKILL');
   process.once('exit', end);
-  let timer: NodeJS.Timeout | undefined;
+  const verdicts: SeedVerdict[] = [];
   let trouble: string | undefined;
+  let timer: NodeJS.Timeout | undefined;
   const watch = (): void => {
     clearTimeout(timer);
     timer = setTimeout(() => {
-      trouble = `seed ${seeds[seedsTried]} was not over after ${secondsPerSeed} s`;
+      trouble = `seed ${runs[verdicts.length]?.seed} was not over after ${secondsPerSeed} s`;
       end();
     }, secondsPerSeed * 1000);
   };
-  let seedsTried = 0;
-  let caught: MutantResult['caught'];
   let errors = '';
   running.stderr.on('data', (chunk) => {
     errors = (errors + String(chunk)).slice(-2_000);
@@ -77,21 +87,59 @@ async function runMutant(mutant: Mutant, seeds: readonly number[], secondsPerSee
   watch();
   for await (const line of createInterface({ input: running.stdout })) {
     watch();
-    const { seed, violations } = JSON.parse(line) as SeedVerdict;
-    seedsTried++;
-    const found = violations.find(({ rule }) => rules.includes(rule));
-    if (found !== undefined) caught ??= { seed, ...found };
+    verdicts.push(JSON.parse(line) as SeedVerdict);
   }
   const code = await ended;
   clearTimeout(timer);
   process.off('exit', end);
-  if (caught === undefined && code !== 0) trouble ??= `the process ended with ${code}: ${errors.trim()}`;
-  return {
-    name,
-    seedsTried,
-    ...(caught === undefined ? {} : { caught }),
-    ...(trouble === undefined ? {} : { trouble }),
-  };
+  if (code !== 0) trouble ??= `the process ended with ${code}: ${errors.trim()}`;
+  return { verdicts, trouble };
+}
+
+/** Which seeds find something although nothing was changed. */
+class Baseline {
+  readonly #known = new Map<string, Promise<boolean>>();
+  readonly #secondsPerSeed: number;
+
+  constructor(secondsPerSeed: number) {
+    this.#secondsPerSeed = secondsPerSeed;
+  }
+
+  isClean(run: SeedRun): Promise<boolean> {
+    const key = JSON.stringify(run);
+    const known =
+      this.#known.get(key) ??
+      runChild(undefined, [run], this.#secondsPerSeed).then(
+        ({ verdicts, trouble }) => trouble === undefined && verdicts[0]?.violations.length === 0,
+      );
+    this.#known.set(key, known);
+    return known;
+  }
+}
+
+async function runMutant(
+  mutant: Mutant,
+  seeds: readonly number[],
+  baseline: Baseline,
+  secondsPerSeed: number,
+): Promise<MutantResult> {
+  const { name, rules, faults = [] } = mutant;
+  let left = seeds.map((seed): SeedRun => ({ seed, faults }));
+  let seedsTried = 0;
+  let trouble: string | undefined;
+  while (left.length > 0) {
+    const run = await runChild(name, left, secondsPerSeed);
+    seedsTried += run.verdicts.length;
+    const last = run.verdicts.at(-1);
+    const found = last?.violations.find(({ rule }) => rules.includes(rule));
+    if (last !== undefined && found !== undefined && (await baseline.isClean({ seed: last.seed, faults }))) {
+      return { name, seedsTried, caught: { seed: last.seed, ...found } };
+    }
+    trouble ??= run.trouble;
+    // The seed at which a child died or hung is left out.
+    left = left.slice(run.verdicts.length + (found === undefined ? 1 : 0));
+  }
+  return { name, seedsTried, ...(trouble === undefined ? {} : { trouble }) };
 }
 
 /** The test fails with the mutant; that it passes without is what `npm test` says. */
@@ -114,22 +162,24 @@ async function runTest({ name, rules }: Mutant, file: string, pattern: string): 
 
 /** In the order of `mutants`. */
 export async function runMutants(mutants: readonly Mutant[], options: RunOptions): Promise<MutantResult[]> {
+  const { first, seeds, processes, secondsPerSeed, onResult } = options;
+  const baseline = new Baseline(secondsPerSeed);
   const results = new Map<string, MutantResult>();
   const queue = mutants.values();
   const work = async (): Promise<void> => {
     for (const mutant of queue) {
-      const recorded = options.first.get(mutant.name);
-      const rest = options.seeds.filter((seed) => seed !== recorded);
-      const seeds = recorded === undefined ? rest : [recorded, ...rest];
-      const { test } = mutant;
+      const { name, test } = mutant;
+      const recorded = first.get(name);
+      const rest = seeds.filter((seed) => seed !== recorded);
+      const ordered = recorded === undefined ? rest : [recorded, ...rest];
       const result =
         test === undefined
-          ? await runMutant(mutant, seeds, options.secondsPerSeed)
+          ? await runMutant(mutant, ordered, baseline, secondsPerSeed)
           : await runTest(mutant, test.file, test.name);
-      results.set(mutant.name, result);
-      options.onResult(result);
+      results.set(name, result);
+      onResult(result);
     }
   };
-  await Promise.all(Array.from({ length: options.processes }, work));
+  await Promise.all(Array.from({ length: processes }, work));
   return mutants.flatMap(({ name }) => results.get(name) ?? []);
 }
