@@ -16,7 +16,7 @@ import type { Row } from '../../agent/row.ts';
 import type { LineSource, MemoryPeer } from '../../controller/agents/memory.ts';
 import { AgentError } from '../../controller/agents/port.ts';
 import { parseHostlist } from '../../controller/api/hostlist.ts';
-import type { InstructionBatch, InstructionBatchResult } from '../../controller/api/protocol.generated.ts';
+import type { InstructionBatch, InstructionBatchResult, Port } from '../../controller/api/protocol.generated.ts';
 import { chance, int } from './chance.ts';
 import { tapped } from './driver-tap.ts';
 import { ProcessClock } from './process-clock.ts';
@@ -97,6 +97,11 @@ export class AgentHost {
 
   get reachable(): boolean {
     return this.#incarnation !== undefined;
+  }
+
+  /** As the driver shows them. */
+  shownPorts(node: string): readonly Port[] {
+    return this.#drivers.fabric.read(node).ports;
   }
 
   row(node: string): Row | undefined {

@@ -108,7 +108,10 @@ export class People {
         devirtualize: chance(random, 0.3) ? 'Never' : 'WhenInstalled',
         update: { policy: chance(random, 0.5) ? 'Rolling' : 'OnDemand', maxUnavailable: 1 + int(random, 2) },
         failurePolicy: chance(random, 0.5) ? 'Replace' : 'Report',
-        reclaim: { erase: 'Quick', gracePeriod: pick(random, ['0s', '30s', '5m']) },
+        reclaim: {
+          erase: pick(random, ['Quick', 'Quick', 'Crypto', 'Full'] as const),
+          gracePeriod: pick(random, ['0s', '30s', '5m']),
+        },
         deletionPolicy: chance(random, 0.15) ? 'Retain' : 'Release',
         priority: int(random, 3),
         suspend: chance(random, 0.12),

@@ -59,6 +59,7 @@ class Run {
 
   async storm(): Promise<void> {
     const { world, plan, people } = this;
+    world.truth.faultless = plan.kinds.length === 0;
     await people.moveIn();
     if (plan.fromTheStart) this.#begin();
     else {

@@ -12,7 +12,7 @@ import type { RoomEvent } from '../../agent/drivers/simulated/store.ts';
 import type { Row } from '../../agent/row.ts';
 import { parseHostlist } from '../../controller/api/hostlist.ts';
 import { nodeAllocations, physicalNodes } from '../../controller/api/meta.ts';
-import type { Instruction } from '../../controller/api/protocol.generated.ts';
+import type { Instruction, Port } from '../../controller/api/protocol.generated.ts';
 import type { NodeAllocation, PhysicalNode } from '../../controller/api/types.generated.ts';
 import type { GroupVersionKind, KubeObject } from '../../controller/kube/port.ts';
 import { allCheckers } from './checkers/all.ts';
@@ -103,6 +103,8 @@ export interface Ground {
   readonly trace: { add(who: string, what: string): void };
   /** The machine itself. */
   machine(node: string): SimMachine | undefined;
+  /** As the switch's driver shows the node's ports now. */
+  shownPorts(node: string): readonly Port[];
 }
 
 export class Truth {
@@ -114,6 +116,8 @@ export class Truth {
   readonly violations: Violation[] = [];
   /** What a person decided (spec.decision), by node. */
   readonly decisions = new Map<string, { action: string; epoch: number }[]>();
+  /** No fault strikes in this run. */
+  faultless = false;
   /** Tenancies: claims that were written. */
   tenancies = 0;
   /** Instructions accepted and commands given to drivers, since the start; at rest it stands still. */

@@ -87,6 +87,7 @@ export class World {
       clock: this.clock,
       trace: this.trace,
       machine: (node) => (this.agents.size > 0 ? this.hostOf(node).rack.machine(node) : undefined),
+      shownPorts: (node) => (this.agents.size > 0 ? this.hostOf(node).shownPorts(node) : []),
     });
     this.kube = createMemoryKube({
       clock: this.clock,

@@ -17,11 +17,12 @@ export const families: readonly FaultFamily[] = [
   tenantFaults,
 ];
 
-/** @param names of families or kinds; empty: all. @throws for a name that is neither */
+/** @param names of families or kinds, or `none`; empty: all. @throws for a name that is neither */
 export function kindsOf(names: readonly string[]): readonly FaultKind[] {
   const all = families.flatMap(({ kinds }) => kinds);
   if (names.length === 0) return all;
   return names.flatMap((name) => {
+    if (name === 'none') return [];
     const family = families.find((one) => one.name === name);
     const chosen = family?.kinds ?? all.filter((kind) => kind.name === name);
     if (chosen.length === 0) {
