@@ -99,6 +99,7 @@ export function reimageStep(ctx: Context, operation: RowOperation, { operationId
   if (planOf(row, readings) === undefined) return noDisk(args.environment, readings.machine.inventory.disks);
   const prepared = sequence(
     () => isolationHolds(ctx),
+    () => nothingBoots(ctx, operationId),
     () => imageOpen(ctx, args.environment.image, `${operationId}/image`),
     () => powerIs(ctx, 'Off', `${operationId}/off`),
     () =>
@@ -174,6 +175,19 @@ function isolationHolds(ctx: Context): Outcome {
         failed('NotIsolated', 'isolation hangs'),
       )
     : failed('NotIsolated', leftDomain(row));
+}
+
+/**
+ * A machine that boots under an older plan would put the image that is exported now under that plan's name: nothing boots while
+ * the export is exchanged. A guest that runs stays until the new image was looked at, so that a wrong one takes none down.
+ */
+function nothingBoots(ctx: Context, operationId: string): Outcome {
+  const { images, vmm } = ctx.readings;
+  if (images.exported === 'Closed' || images.exportChange?.token === `${operationId}/image`) return met;
+  return sequence(
+    () => servingIs(ctx, 'Nothing', `${operationId}/unserve`),
+    () => (vmm.guest.state === 'Running' ? met : powerIs(ctx, 'Off', `${operationId}/off`)),
+  );
 }
 
 function imageOpen(ctx: Context, image: Environment['image'], token: string): Outcome {

@@ -262,6 +262,24 @@ test('while another image is opened for an update, the guest that runs reads non
   room.close();
 });
 
+test('a machine that still boots under an older plan never gets the image of a newer one', async () => {
+  const room = new AgentRoom({ room: slow });
+  await room.runAll(enrolment, 1);
+  await room.run(steps.isolate(), 2);
+  room.give(steps.reimage(), { epoch: 2 });
+  await room.clock.runUntil(() => room.rack.machine('n0').stage === 'Post' && room.seen().record.guestStarted);
+  const other = environment('r2', { url: 'https://images.test/other.raw', sha256: 'b'.repeat(64) });
+  await room.clock.advance(1);
+  room.give(steps.isolate(), { epoch: 3 });
+  await room.clock.advance(100);
+  assert.equal(room.rack.faults.inject('bmcSilent', { node: 'n0' }), true);
+  assert.equal(room.give(steps.reimage(other), { epoch: 3 }).result, 'Accepted');
+  await room.clock.runUntil(() => room.events('imaged').length > 0);
+  const [imaged] = room.events('imaged');
+  assert.deepEqual([imaged?.revision, imaged?.digest], ['r2', 'b'.repeat(64)]);
+  room.close();
+});
+
 test('a hypervisor that panics takes its guest with it; switched off and on, the map and the epoch are kept', async () => {
   const room = await tenant(2, new AgentRoom({ room: slow }));
   assert.equal(room.rack.faults.inject('vmmPanic', { node: 'n0' }), true);
