@@ -135,6 +135,16 @@ export const peopleFaults: FaultFamily = {
       },
     },
     {
+      // As a wrong selector does, or a repository that was emptied by mistake.
+      name: 'people.deletesAll',
+      weight: 0.3,
+      strike: async (world) => {
+        const all = world.allocations().filter(({ metadata }) => metadata.deletionTimestamp === undefined);
+        for (const allocation of all) await unlessGone(world.kube.delete(nodeAllocations, keyOf(allocation)));
+        return all.length > 0;
+      },
+    },
+    {
       name: 'people.extended',
       weight: 1,
       strike: async (world, random) => {

@@ -16,6 +16,7 @@ const fencing: readonly Mutant[] = [
     name: 'ignore-term',
     mistake: 'an agent takes instructions of a leader that was replaced',
     rules: [1, 4, 5, 6],
+    faults: ['operator', 'agents.late', 'agents.twice'],
     edits: [
       edit(core, 'if (term < this.#highestTerm) return', 'if (term < 0) return'),
       edit(accept, 'if (term < row.term) return', 'if (term < 0) return'),
@@ -25,12 +26,14 @@ const fencing: readonly Mutant[] = [
     name: 'ignore-epoch',
     mistake: 'an agent takes instructions of a tenancy that is over',
     rules: [1, 2, 3, 5, 6],
+    faults: ['agents.late', 'agents.twice', 'agents.slow'],
     edits: [edit(accept, 'if (epoch < row.seenEpoch) return', 'if (epoch < 0) return')],
   },
   {
     name: 'new-epoch-before-old-work-ended',
     mistake: 'a newer epoch acts while a job of the older one can still take effect',
     rules: [2, 3, 5, 6],
+    faults: ['bmc', 'fabric'],
     edits: [
       edit(
         accept,
@@ -43,6 +46,7 @@ const fencing: readonly Mutant[] = [
     name: 'forget-term-on-restart',
     mistake: 'an agent that restarts has forgotten the highest term',
     rules: [1, 4, 5, 6],
+    faults: ['operator', 'agents.killed', 'agents.late'],
     edits: [
       edit(core, 'this.#highestTerm = options.log.highestTerm();', 'this.#highestTerm = 0;'),
       edit(accept, 'if (term < row.term) return', 'if (term < 0) return'),
@@ -52,6 +56,7 @@ const fencing: readonly Mutant[] = [
     name: 'forget-dirty-mark-on-restart',
     mistake: 'an agent that restarts has forgotten that a guest was started',
     rules: [3, 6],
+    faults: ['agents.killed'],
     edits: [
       edit(
         core,
@@ -60,24 +65,6 @@ const fencing: readonly Mutant[] = [
       ),
     ],
   },
-  {
-    name: 'forget-commit-on-restart',
-    mistake: 'an agent that restarts has forgotten that it told the hypervisor to leave',
-    rules: [4, 6],
-    edits: [
-      edit(
-        core,
-        'const row = rows.get(node) ?? freshRow(node);',
-        'const row = { ...(rows.get(node) ?? freshRow(node)), commitSent: false };',
-      ),
-    ],
-  },
-  {
-    name: 'act-without-the-log',
-    mistake: 'an agent acts although its log could not be written',
-    rules: [3, 4, 5, 6, 7],
-    edits: [edit(core, '      this.#schedule(logRetryMs);\n      return;\n', '')],
-  },
 ];
 
 const isolation: readonly Mutant[] = [
@@ -85,6 +72,7 @@ const isolation: readonly Mutant[] = [
     name: 'trust-requested-isolation',
     mistake: 'isolation counts as made once it was asked for',
     rules: [2],
+    faults: ['none'],
     edits: [
       edit(row, "readings.fabric.dataChange?.status !== 'Pending' &&\n    dataPortsIn(", 'domainRequested('),
       edit(
@@ -99,6 +87,7 @@ const isolation: readonly Mutant[] = [
     name: 'power-on-before-isolation',
     mistake: 'the machine is started while its ports are still being moved',
     rules: [2],
+    faults: ['none'],
     edits: [
       edit(
         accept,
@@ -117,6 +106,7 @@ const isolation: readonly Mutant[] = [
     name: 'start-with-drifted-port',
     mistake: 'isolation is not looked at again when the machine is switched on',
     rules: [2],
+    faults: ['fabric.fabricDefaults', 'fabric.cableSwap'],
     edits: [
       edit(
         tenancy,
@@ -132,6 +122,7 @@ const installing: readonly Mutant[] = [
     name: 'serve-any-digest',
     mistake: 'an image is served although its digest is not the one that was asked for',
     rules: [6, 7],
+    faults: ['machines.imageRot'],
     edits: [
       edit(
         tenancy,
@@ -144,12 +135,14 @@ const installing: readonly Mutant[] = [
     name: 'image-over-an-invalid-map',
     mistake: "a map of filled blocks that is not valid is answered with a fresh copy over the guest's writes",
     rules: [6],
+    faults: ['machines.tornMap', 'machines.powerCut', 'machines.reset', 'machines.powerLoss'],
     edits: [edit(tenancy, "start: row.mapSeen || row.starts > 0 ? 'Keep' : 'Fresh',", "start: 'Fresh',")],
   },
   {
     name: 'late-dirty-mark',
     mistake: 'guestStarted is written when the guest was seen to run, not before the power-on',
     rules: [3, 6],
+    faults: ['agents.killed', 'agents.diesAtAct', 'agents.diesAtWrite'],
     edits: [
       edit(
         tenancy,
@@ -163,16 +156,6 @@ const installing: readonly Mutant[] = [
       ),
     ],
   },
-  {
-    name: 'reimage-of-another-allocation',
-    mistake: 'an agent re-images a node for an allocation that it does not belong to',
-    rules: [1, 2, 3, 6],
-    edits: [
-      edit(accept, "if (row.kind !== 'Tenancy' || row.allocation !== allocation) {", "if (row.kind !== 'Tenancy') {"),
-      edit(accept, "if (row.allocation !== allocation) return ['Conflict'", "if (row.epoch < 0) return ['Conflict'"),
-      edit(accept, 'if (row.guestStarted || row.ended || row.certificate === undefined) {', 'if (row.epoch < 0) {'),
-    ],
-  },
 ];
 
 const leaving: readonly Mutant[] = [
@@ -180,6 +163,7 @@ const leaving: readonly Mutant[] = [
     name: 'devirtualize-before-complete',
     mistake: 'the hypervisor leaves when nine tenths of the blocks are local',
     rules: [4],
+    faults: ['none'],
     edits: [
       edit(
         row,
@@ -197,12 +181,14 @@ const leaving: readonly Mutant[] = [
     name: 'devirtualize-before-flush',
     mistake: 'the hypervisor leaves while blocks are in the write cache of the disk',
     rules: [4],
+    faults: ['machines.powerLoss', 'agents.killed'],
     edits: [edit(row, '  copy.flushed &&\n', ''), edit(states, ' &&\n  facts.copy.flushed;', ';')],
   },
   {
     name: 'export-open-at-prepare',
     mistake: 'the image export stays open when devirtualization is prepared',
     rules: [4],
+    faults: ['none'],
     edits: [
       edit(tenancy, '        () => exportClosed(ctx, `${operationId}/close`),\n', ''),
       edit(row, "    images.exported === 'Closed' &&\n", ''),
@@ -212,6 +198,7 @@ const leaving: readonly Mutant[] = [
     name: 'boot-order-not-set',
     mistake: 'the boot order stays on the network when devirtualization is prepared',
     rules: [4],
+    faults: ['none'],
     edits: [
       edit(tenancy, "        () => orderIs(ctx, 'Disk', `${operationId}/order`),\n", ''),
       edit(row, "    power.order === 'Disk' &&\n", ''),
@@ -221,6 +208,7 @@ const leaving: readonly Mutant[] = [
     name: 'control-port-left-open',
     mistake: 'the control port stays in provisioning after the hypervisor has left',
     rules: [4],
+    faults: ['none'],
     edits: [
       edit(
         tenancy,
@@ -239,6 +227,7 @@ const leaving: readonly Mutant[] = [
     name: 'commit-not-in-the-log',
     mistake: 'the agent writes "commit sent" into its log when the hypervisor has left, not before',
     rules: [4],
+    faults: ['none'],
     edits: [
       edit(
         tenancy,
@@ -259,6 +248,7 @@ const wayBack: readonly Mutant[] = [
     name: 'skip-the-wipe',
     mistake: 'disks are said to be wiped and are not',
     rules: [3],
+    faults: ['none'],
     edits: [
       edit(
         reclaim,
@@ -271,6 +261,7 @@ const wayBack: readonly Mutant[] = [
     name: 'believe-a-wipe-that-missed-a-disk',
     mistake: 'a wipe counts although a disk of the inventory was not wiped',
     rules: [3],
+    faults: ['machines.wipeMisses'],
     edits: [
       edit(reclaim, 'return left === 0 ? met', 'return left <= 1 ? met'),
       edit(
@@ -282,36 +273,20 @@ const wayBack: readonly Mutant[] = [
     ],
   },
   {
-    name: 'wipe-on-an-ended-boot',
-    mistake: 'a wipe counts although the attested boot ended in the middle of it',
-    rules: [3],
-    edits: [
-      edit(
-        'agent/decide.ts',
-        "if (reclaim.attestedNonce !== '' && !reclaim.checked && attestedBootEnded) {",
-        "if (reclaim.attestedNonce !== '' && reclaim.wiped.length === 0 && attestedBootEnded) {",
-      ),
-    ],
-  },
-  {
-    name: 'any-nonce-attests',
-    mistake: 'a quote counts whatever nonce it was made for',
-    rules: [3],
-    edits: [edit(reclaim, 'holds: trusted.nonce === nonce,', "holds: trusted.nonce !== '',")],
-  },
-  {
     name: 'secrets-kept-at-fencing',
     mistake: "the boot server keeps the plan with the tenant's secrets after fencing",
     rules: [10],
+    faults: ['none'],
     edits: [
       edit(reclaim, "  ctx.acts.push({ kind: 'plan', plan: undefined });\n  return together(", '  return together('),
-      edit(reclaim, "    ctx.acts.push({ kind: 'plan', plan: undefined });\n    const ready", '    const ready'),
+      edit(reclaim, "    ctx.acts.push({ kind: 'plan', plan: undefined });\n    const", '    const'),
     ],
   },
   {
     name: 'trusted-image-without-quarantine',
     mistake: 'a node is attested and wiped although its ports are not in quarantine',
     rules: [2, 3],
+    faults: ['none'],
     edits: [
       edit(
         reclaim,
@@ -330,6 +305,7 @@ const wayBack: readonly Mutant[] = [
     name: 'certificate-survives-a-guest',
     mistake: 'the certificate of before stands after a tenant was started',
     rules: [3],
+    faults: ['none'],
     edits: [
       edit(tenancy, 'const { certificate: _usedUp, ...rest } = row;', 'const rest = row;'),
       edit(

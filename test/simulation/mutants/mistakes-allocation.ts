@@ -10,6 +10,7 @@ const owners: readonly Mutant[] = [
     name: 'update-nobody-asked-for',
     mistake: 'a changed environment rolls over allocations whose owners did not ask for it',
     rules: [6],
+    faults: ['none'],
     edits: [
       edit(
         steps,
@@ -22,30 +23,21 @@ const owners: readonly Mutant[] = [
     name: 'update-all-at-once',
     mistake: 'an update takes more nodes from its tenant at once than maxUnavailable',
     rules: [6],
+    faults: ['none'],
     edits: [edit(steps, '    if (view.ready && room <= 0) break;\n', '')],
-  },
-  {
-    name: 'update-ignores-what-is-down',
-    mistake: 'an update does not count the nodes that are down for another reason',
-    rules: [6],
-    edits: [
-      edit(
-        steps,
-        'allocation.spec.update.maxUnavailable - draft.updating.size - down;',
-        'allocation.spec.update.maxUnavailable - draft.updating.size - 0 * down;',
-      ),
-    ],
   },
   {
     name: 'expiry-without-grace',
     mistake: 'an allocation ends at the end of its window, without its grace period',
     rules: [6],
+    faults: ['none'],
     edits: [edit(steps, 'const overMs = endMs + graceMs;', 'const overMs = endMs + 0 * graceMs;')],
   },
   {
     name: 'deletion-without-grace',
     mistake: 'the nodes of a deleted allocation are taken back at once, without its grace period',
     rules: [6],
+    faults: ['none'],
     edits: [
       edit(
         steps,
@@ -58,6 +50,7 @@ const owners: readonly Mutant[] = [
     name: 'retain-is-ignored',
     mistake: 'a deletion ends the nodes although deletionPolicy is Retain',
     rules: [6],
+    faults: ['none'],
     edits: [
       edit(steps, "    if (spec.deletionPolicy === 'Retain') return;\n", ''),
       edit(allocation, "const retains = input.allocation.spec.deletionPolicy === 'Retain';", 'const retains = false;'),
@@ -67,6 +60,7 @@ const owners: readonly Mutant[] = [
     name: 'extension-is-ignored',
     mistake: 'a window that its owner made longer ends when the first one would have',
     rules: [6],
+    faults: ['people.extended'],
     edits: [
       edit(
         steps,
@@ -79,6 +73,7 @@ const owners: readonly Mutant[] = [
     name: 'more-victims-than-asked',
     mistake: 'a scale-down gives back one node more than its owner asked for',
     rules: [6],
+    faults: ['none'],
     edits: [
       edit(
         steps,
@@ -91,25 +86,12 @@ const owners: readonly Mutant[] = [
     name: 'victims-chosen-again',
     mistake: 'the victims of a scale-down are chosen anew after a restart instead of read from status',
     rules: [6],
+    faults: ['agents.partitioned', 'agents.unreachable'],
     edits: [
       edit(
         allocation,
         'ending: new Map((before.ending ?? []).map((entry) => [entry.reason, hostsOf(entry.nodes)])),',
         'ending: new Map(),',
-      ),
-    ],
-  },
-  {
-    name: 'suspended-starts',
-    mistake: 'an allocation that is suspended gets its nodes all the same',
-    rules: [7],
-    edits: [
-      edit(steps, '  if (spec.suspend) {\n', '  if (spec.suspend && spec.replicas < 0) {\n'),
-      edit('controller/domain/node-life.ts', '!input.tenancy.suspended', 'input.tenancy !== undefined'),
-      edit(
-        'controller/domain/node-life.ts',
-        "if (!inUse && owner.suspended) return { kind: 'rest', state, message: 'suspended' };",
-        '',
       ),
     ],
   },
@@ -120,6 +102,7 @@ const bounds: readonly Mutant[] = [
     name: 'blast-without-bound',
     mistake: 'failure handling takes out as many nodes as fail',
     rules: [9],
+    faults: ['machines.vmmLoad', 'machines.diskError', 'machines.disk'],
     edits: [
       edit(
         guards,
@@ -132,6 +115,7 @@ const bounds: readonly Mutant[] = [
     name: 'blast-never-counted',
     mistake: 'what failure handling took out is not counted',
     rules: [9],
+    faults: ['machines.vmmLoad', 'machines.diskError', 'machines.disk'],
     edits: [
       edit(
         'controller/reconcilers/allocation.ts',
@@ -144,12 +128,14 @@ const bounds: readonly Mutant[] = [
     name: 'mass-deletion-not-held',
     mistake: 'any number of allocations may be deleted at once without a confirmation',
     rules: [6, 9],
+    faults: ['people.deletesAll'],
     edits: [edit(steps, 'if (deletionHeld !== undefined) {', "if (deletionHeld === '') {")],
   },
   {
     name: 'failed-in-use-replaced-unasked',
     mistake: 'a node that failed in use is replaced although failurePolicy is Report',
     rules: [6, 9],
+    faults: ['machines.diskError', 'machines.vmmPanic', 'machines.tornMap', 'machines.powerCut'],
     edits: [
       edit(
         steps,
@@ -162,6 +148,7 @@ const bounds: readonly Mutant[] = [
     name: 'failed-in-use-counts-as-unused',
     mistake: 'a node that failed is taken back as if no guest had run on it',
     rules: [6],
+    faults: ['machines.diskError', 'machines.vmmPanic', 'machines.tornMap', 'machines.powerCut'],
     edits: [edit(steps, 'const beforeUse = !view.guestStarted;', 'const beforeUse = view.claimed;')],
   },
 ];
@@ -171,6 +158,7 @@ const lifecycle: readonly Mutant[] = [
     name: 'finalizer-dropped-early',
     mistake: 'the finalizer of an allocation goes before its nodes are fenced',
     rules: [6, 7, 8],
+    faults: ['none'],
     edits: [
       edit(
         allocation,
@@ -183,6 +171,7 @@ const lifecycle: readonly Mutant[] = [
     name: 'orphan-gives-up-its-place',
     mistake: 'a node whose record was lost while a guest ran on it is let go of by its allocation',
     rules: [6, 7, 8],
+    faults: ['people.nodeStatusLost'],
     edits: [
       edit(
         steps,
@@ -195,6 +184,7 @@ const lifecycle: readonly Mutant[] = [
     name: 'ended-node-chosen-again',
     mistake: 'an allocation that lost a node to its end keeps it in its list',
     rules: [6, 7, 8],
+    faults: ['people', 'operator'],
     edits: [
       edit(steps, '    if (view.claimed && view.endRecorded) draft.nodes.delete(name);\n    // An', '    // An'),
       edit(steps, '    else if (!view.claimed && view.unavailable', '    if (!view.claimed && view.unavailable'),
@@ -204,18 +194,21 @@ const lifecycle: readonly Mutant[] = [
     name: 'never-replaced',
     mistake: 'a node that failed before it was in use keeps its place for ever',
     rules: [8],
+    faults: ['machines.vmmLoad', 'machines.disk', 'machines.guestBoot'],
     edits: [edit(steps, 'if (!replace) continue;', 'if (!replace || beforeUse) continue;')],
   },
   {
     name: 'status-at-every-look',
-    mistake: 'status is written at every look, with the time of the look',
+    mistake: 'every minute an allocation is looked at, and the time of the look is written into its status',
     rules: [8],
+    faults: ['none'],
     edits: [
       edit(
         'controller/domain/allocation-report.ts',
         'status.selector = selectsNothing;',
         'status.selector = `${selectsNothing},${draft.nowIso}`;',
       ),
+      edit(allocation, 'againMs: draft.againMs, blastUsed', 'againMs: draft.againMs ?? 60_000, blastUsed'),
     ],
   },
 ];

@@ -11,12 +11,14 @@ export const machineryMistakes: readonly Mutant[] = [
     name: 'no-compare-in-compare-and-swap',
     mistake: 'a record is written over whatever stands there now',
     rules: [1, 6],
+    faults: ['operator', 'api.edited', 'api.slow'],
     edits: [edit(patch, '      uid,\n      resourceVersion,\n      ...(fieldManager', '      ...(fieldManager')],
   },
   {
     name: 'lost-write-is-done',
     mistake: 'a write whose answer was lost is assumed to have happened',
     rules: [1, 4, 6, 7, 8],
+    faults: ['api.lostAnswer', 'api.lateWrite'],
     edits: [
       edit(
         patch,
@@ -30,6 +32,7 @@ export const machineryMistakes: readonly Mutant[] = [
     name: 'cache-not-synced',
     mistake: 'the operator decides before its caches are complete',
     rules: [1, 3, 6, 7, 8, 9],
+    faults: ['api.slowList', 'operator.killed'],
     edits: [
       edit(
         operator,
@@ -41,17 +44,10 @@ export const machineryMistakes: readonly Mutant[] = [
     ],
   },
   {
-    name: 'own-write-not-noted',
-    mistake: 'the cache does not hold what this process wrote itself until the watch brings it',
-    rules: [1, 4, 6, 8],
-    edits: [
-      edit('controller/reconcilers/node.ts', '      noteWrite: (written) => fleet.nodes.noteWrite(written),\n', ''),
-    ],
-  },
-  {
     name: 'retries-without-bound',
     mistake: 'a step that fails is tried for ever',
     rules: [8],
+    faults: ['machines.dies', 'bmc.bmcHang', 'machines.check'],
     edits: [
       edit(
         attempts,
@@ -64,6 +60,7 @@ export const machineryMistakes: readonly Mutant[] = [
     name: 'attempts-from-zero-after-restart',
     mistake: 'after a restart the attempts are counted from zero, under operation ids that were used before',
     rules: [5, 7, 8],
+    faults: ['operator.killed', 'machines.vmmLoad', 'machines.attest', 'machines.wipe'],
     edits: [
       edit(
         attempts,
@@ -81,6 +78,7 @@ export const machineryMistakes: readonly Mutant[] = [
     name: 'old-observation-wins',
     mistake: 'an observation that arrives late takes the place of a newer one',
     rules: [4, 5, 6, 7, 8],
+    faults: ['agents.late', 'agents.twice', 'agents.linesLate'],
     edits: [
       edit(
         mirror,
@@ -93,12 +91,14 @@ export const machineryMistakes: readonly Mutant[] = [
     name: 'boot-nonce-ignored',
     mistake: 'a restarted agent is held to the sequence numbers of its former process',
     rules: [7, 8],
+    faults: ['agents.killed'],
     edits: [edit(mirror, 'for (const known of this.#known.values()) known.seq = -1;', '')],
   },
   {
     name: 'stale-term-sends-on',
     mistake: 'an operator that was told of a newer term goes on under its own',
     rules: [7, 8],
+    faults: ['people.backupRestored', 'operator.leaseGone'],
     edits: [
       edit(
         'controller/reconcilers/terms.ts',

@@ -13,6 +13,7 @@ const ends: readonly Mutant[] = [
     name: 'missing-record-is-a-release',
     mistake: 'a claim whose allocation is gone is released instead of orphaned',
     rules: [3, 6],
+    faults: ['people.allocationForced'],
     edits: [
       edit(
         life,
@@ -25,6 +26,7 @@ const ends: readonly Mutant[] = [
     name: 'unlisted-is-a-release',
     mistake: 'a claimed node that its allocation does not list is released instead of orphaned',
     rules: [3, 6],
+    faults: ['people.allocationStatusLost'],
     edits: [
       edit(
         life,
@@ -37,6 +39,7 @@ const ends: readonly Mutant[] = [
     name: 'replaced-node-is-wiped',
     mistake: 'a node that failed in use is wiped when another stands in, and not kept',
     rules: [6],
+    faults: ['machines.diskError', 'machines.vmmPanic', 'machines.tornMap', 'machines.powerCut'],
     edits: [
       edit(
         life,
@@ -49,6 +52,7 @@ const ends: readonly Mutant[] = [
     name: 'error-wipes',
     mistake: 'a node whose step failed is taken back, whether or not a guest ran on it',
     rules: [6],
+    faults: ['machines.diskError', 'machines.vmmPanic', 'machines.tornMap', 'machines.powerCut'],
     edits: [
       edit(
         life,
@@ -61,6 +65,7 @@ const ends: readonly Mutant[] = [
     name: 'decision-for-any-epoch',
     mistake: "a person's decision counts again in a later epoch than the one that it names",
     rules: [6],
+    faults: ['people', 'machines.wipe'],
     edits: [
       edit(
         life,
@@ -73,6 +78,7 @@ const ends: readonly Mutant[] = [
     name: 'erase-weaker-than-asked',
     mistake: 'a node is wiped quickly although its owner asked for a full erase',
     rules: [3],
+    faults: ['none'],
     edits: [
       edit(
         records,
@@ -85,6 +91,7 @@ const ends: readonly Mutant[] = [
     name: 'end-without-new-epoch',
     mistake: 'an end is recorded under the epoch of the tenancy',
     rules: [5, 6, 8],
+    faults: ['none'],
     edits: [
       edit(
         records,
@@ -100,6 +107,7 @@ const lostRecords: readonly Mutant[] = [
     name: 'epoch-from-one-record',
     mistake: "a new epoch is taken above the operator's record alone, not above the agent's",
     rules: [5, 6, 8],
+    faults: ['people.nodeStatusLost', 'people.nodeForced'],
     edits: [
       edit(
         records,
@@ -112,6 +120,7 @@ const lostRecords: readonly Mutant[] = [
     name: 'agent-knows-more-ignored',
     mistake: "status that was lost or restored from a backup is believed against the agent's log",
     rules: [1, 3, 6],
+    faults: ['people.nodeStatusLost', 'people.nodeForced', 'people.backupRestored'],
     edits: [
       edit(
         conflicts,
@@ -125,6 +134,7 @@ const lostRecords: readonly Mutant[] = [
     name: 'agent-log-lost-ignored',
     mistake: 'an agent with an empty log is believed that no guest was started',
     rules: [1, 3, 6],
+    faults: ['agents.diskLost'],
     edits: [
       edit(
         conflicts,
@@ -137,6 +147,7 @@ const lostRecords: readonly Mutant[] = [
     name: 'commission-without-a-look',
     mistake: 'a commission wipes a node whatever the records say',
     rules: [6],
+    faults: ['agents.diskLost', 'people.nodeStatusLost'],
     edits: [
       edit(
         life,
@@ -154,6 +165,7 @@ const lostRecords: readonly Mutant[] = [
     name: 'certificate-not-asked-for',
     mistake: 'a node without a certificate becomes available at its first enrolment',
     rules: [3],
+    faults: ['none'],
     edits: [
       edit(
         life,
@@ -171,6 +183,7 @@ const lostRecords: readonly Mutant[] = [
     name: 'machine-swapped-ignored',
     mistake: 'another machine under the name of a claimed node is taken for it',
     rules: [1, 3, 6],
+    faults: ['machines.twin'],
     edits: [
       edit(
         conflicts,
@@ -183,6 +196,7 @@ const lostRecords: readonly Mutant[] = [
     name: 'duplicate-machine-ignored',
     mistake: 'two nodes that report the same machine are both used',
     rules: [1],
+    faults: ['machines.twin'],
     edits: [
       edit(life, 'if (input.duplicateOf !== undefined) {', 'if (input.duplicateOf === input.node.metadata.name) {'),
     ],
@@ -194,6 +208,7 @@ const tenancy: readonly Mutant[] = [
     name: 'commit-not-recorded',
     mistake: 'the commit to devirtualize is sent without "commit sent" on the PhysicalNode',
     rules: [4],
+    faults: ['none'],
     edits: [
       edit(
         life,
@@ -206,6 +221,7 @@ const tenancy: readonly Mutant[] = [
     name: 'uncertain-commit-is-a-failure',
     mistake: 'a commit whose answer was lost counts as failed, and the node is re-imaged',
     rules: [4, 6],
+    faults: ['agents.lostCommitAnswer'],
     edits: [
       edit(
         life,
@@ -218,6 +234,7 @@ const tenancy: readonly Mutant[] = [
     name: 'lost-answer-is-a-failure',
     mistake: 'an instruction whose answer was lost counts as failed, and the node is re-imaged',
     rules: [6],
+    faults: ['agents.lostAnswer'],
     edits: [
       edit(
         'controller/reconcilers/node.ts',
@@ -240,6 +257,7 @@ const tenancy: readonly Mutant[] = [
     name: 'power-loss-reinstalls',
     mistake: 'a node in use whose hypervisor went silent is re-imaged',
     rules: [6],
+    faults: ['machines.powerLoss', 'machines.powerCut'],
     edits: [
       edit(
         life,
@@ -252,12 +270,14 @@ const tenancy: readonly Mutant[] = [
     name: 'drift-not-mended',
     mistake: 'a port that left the domain of a node in use is left where it is',
     rules: [2, 8],
+    faults: ['fabric.fabricDefaults'],
     edits: [edit(life, '  if (!strayed) return undefined;', '  if (facts !== undefined) return undefined;')],
   },
   {
     name: 'adopt-any-revision',
     mistake: 'an allocation takes over a claim of another revision than its own',
     rules: [6],
+    faults: ['people.allocationForced'],
     edits: [
       edit(
         life,
@@ -280,6 +300,7 @@ const tenancy: readonly Mutant[] = [
     name: 'adopt-by-another-tenant',
     mistake: 'a node whose record was lost is given to another allocation than its own',
     rules: [1, 2, 6],
+    faults: ['people.nodeStatusLost', 'people.nodeForced'],
     edits: [
       edit(
         life,
@@ -295,6 +316,7 @@ const release: readonly Mutant[] = [
     name: 'release-without-certificate',
     mistake: 'a node is released when its power is off, without a certificate',
     rules: [3],
+    faults: ['none'],
     edits: [
       edit(
         reclaim,
@@ -317,6 +339,7 @@ const release: readonly Mutant[] = [
     name: 'nonce-used-again',
     mistake: 'every reclaim of a node uses the same nonce',
     rules: [3],
+    faults: ['none'],
     edits: [
       edit(
         reclaim,
@@ -329,6 +352,7 @@ const release: readonly Mutant[] = [
     name: 'fence-skipped',
     mistake: 'a node is switched off and wiped without its ports being fenced first',
     rules: [2, 3, 8],
+    faults: ['none'],
     edits: [
       edit(states, "until: (facts) => isolatedIn(facts, 'quarantine'),", 'until: (facts) => facts.record.ended,'),
     ],
@@ -337,6 +361,7 @@ const release: readonly Mutant[] = [
     name: 'observations-of-a-broken-stream',
     mistake: 'observations count although the stream of their agent has not synced',
     rules: [1, 3, 5, 6, 7, 8],
+    faults: ['agents.killed', 'agents.linesLate', 'agents.partitioned'],
     edits: [
       edit(
         fleet,
