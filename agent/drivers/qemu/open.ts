@@ -12,8 +12,8 @@ import { RackExporter } from '../../image/exporter.ts';
 import { bridgeFabric } from '../fabric/bridge.ts';
 import type { BridgeLayout, BridgePort } from '../fabric/layout.ts';
 import type { Drivers } from '../port.ts';
+import { type LabBmcs, startLabBmcs } from './bmcs.ts';
 import type { TrustedImage, TrustedSide } from './booted.ts';
-import { directPower } from './direct-power.ts';
 import { bootPort, controlAddress, controlPortAddress, dataAddress, dataGateway, tapName } from './network.ts';
 import { openQemuRack, type QemuRack } from './rack.ts';
 import { diskSerial, type MachineShape, type MachineSpec, macAddress, portName } from './shape.ts';
@@ -44,6 +44,7 @@ export interface OpenedLab {
   readonly drivers: Drivers;
   readonly rack: QemuRack;
   readonly exporter: RackExporter;
+  readonly bmcs: LabBmcs['bmcs'];
   /** Ends the machines, unless they are kept. */
   close(): Promise<void>;
 }
@@ -119,13 +120,17 @@ export async function openLab(
     ...{ clock, random, onError },
     onFault: (_digest, error) => onError(error),
   });
+  let bmcs: LabBmcs | undefined;
   try {
     const rack = await openQemuRack({
       ...{ nodes, directory, runDirectory: tmpdir(), clock, random, onError, exporter },
       ...(settings.shape === undefined ? {} : { shape: settings.shape }),
       trustedImage: settings.trustedImage,
       trusted: (specs, onChange) => trustedSide(new TrustedBoots({ clock, random, onChange }), specs),
-      power: (machines, changed) => directPower(machines, clock, changed),
+      async power(machines, changed) {
+        bmcs = await startLabBmcs(machines, { directory, clock, random, changed, onError });
+        return { ...bmcs.power, close: () => bmcs?.close() };
+      },
       async fabric({ netns, specs }, onChange) {
         const fabric = bridgeFabric({ ...layoutOf(specs), table: 'lab', netns, clock, onChange, onError });
         await fabric.ready;
@@ -133,7 +138,7 @@ export async function openLab(
       },
     });
     return {
-      ...{ drivers: rack.drivers, rack, exporter },
+      ...{ drivers: rack.drivers, rack, exporter, bmcs: bmcs?.bmcs ?? new Map() },
       async close() {
         if (settings.keepMachines === true) await rack.close();
         else await rack.remove();
