@@ -6,15 +6,18 @@
 import { spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { open } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { AgentCore } from '../../agent/core.ts';
-import type { Fabric } from '../../agent/drivers/port.ts';
+import type { Fabric, Power } from '../../agent/drivers/port.ts';
+import { type LabBmcs, startLabBmcs } from '../../agent/drivers/qemu/bmcs.ts';
 import type { BootedNode, TrustedSide } from '../../agent/drivers/qemu/booted.ts';
 import { directPower } from '../../agent/drivers/qemu/direct-power.ts';
 import type { Exporter } from '../../agent/drivers/qemu/images.ts';
 import type { QemuMachine } from '../../agent/drivers/qemu/machine.ts';
 import { openQemuRack, type QemuRack, type QemuRackOptions } from '../../agent/drivers/qemu/rack.ts';
+import { diskSerial } from '../../agent/drivers/qemu/shape.ts';
 import { MemoryLog } from '../../agent/log.ts';
 import { freshRow, type Row } from '../../agent/row.ts';
 import type { Environment, Instruction, NodeObservation } from '../../controller/api/protocol.generated.ts';
@@ -125,8 +128,8 @@ export interface LabRackOptions {
   readonly nodes?: readonly string[];
   readonly exporter?: (directory: string) => Exporter;
   readonly rack?: Partial<QemuRackOptions>;
-  /** Without a reclaim first: as if they had one. */
-  readonly certified?: boolean;
+  /** Power by Redfish, through a BMC for each machine. */
+  readonly hasBmcs?: boolean;
 }
 
 export class LabRack {
@@ -136,6 +139,7 @@ export class LabRack {
   readonly errors: unknown[] = [];
   readonly exporter: Exporter;
   readonly #options: LabRackOptions;
+  bmcs: LabBmcs['bmcs'] = new Map();
   #rack: QemuRack | undefined;
   #core: AgentCore | undefined;
   /** Of the stand-in for a fabric: switches remember. */
@@ -150,16 +154,16 @@ export class LabRack {
     );
     for (const node of this.nodes)
       this.#domains.set(`${node} Data`, 'quarantine').set(`${node} Control`, 'provisioning');
-    if (options.certified === false) return;
     const rows = this.nodes.map((node): Row => {
+      const disks = ['sda', 'sdb'].map((disk) => diskSerial(node, disk));
       const certificate = {
         epoch: 1,
         nonce: 'n'.repeat(16),
         at: '2026-01-01T00:00:00Z',
         erase: 'Quick',
-        disks: [],
+        disks,
       } as const;
-      return { ...freshRow(node), epoch: 1, seenEpoch: 1, kind: 'Reclaim', certificate: { ...certificate, disks: [] } };
+      return { ...freshRow(node), epoch: 1, seenEpoch: 1, kind: 'Reclaim', certificate };
     });
     this.log.write(rows, 0);
   }
@@ -171,13 +175,24 @@ export class LabRack {
       exporter: this.exporter,
       trustedImage: { kernel: '', initrd: '' },
       trusted: () => nobodyTrusted,
-      power: (machines, changed) => directPower(machines, clock, changed),
+      power: (machines, changed) => this.#power(machines, changed, onError),
       fabric: (_rack, changed) => obedientFabric(this.#domains, changed),
       ...this.#options.rack,
     });
     const { drivers } = this.#rack;
     const { nodes, log } = this;
     this.#core = new AgentCore({ name: 'rack-0', version: 'test', nodes, drivers, log, clock, random, onError });
+  }
+
+  async #power(
+    machines: ReadonlyMap<string, QemuMachine>,
+    changed: (node: string) => void,
+    onError: (error: unknown) => void,
+  ): Promise<Power & { close?(): Promise<void> }> {
+    if (this.#options.hasBmcs !== true) return directPower(machines, clock, changed);
+    const bmcs = await startLabBmcs(machines, { directory: this.directory, clock, random, changed, onError });
+    this.bmcs = bmcs.bmcs;
+    return { ...bmcs.power, close: () => bmcs.close() };
   }
 
   /** As when its process is killed: the machines go on. */
@@ -212,6 +227,17 @@ export class LabRack {
     } catch {
       return '';
     }
+  }
+
+  /** Sends a byte to the guest's serial port, and waits for QEMU to end: the guest resets the machine then. */
+  async resetByGuest(node = 'n0'): Promise<void> {
+    const socket = connect(this.machine(node).socketPath('serial'));
+    await new Promise<void>((resolve, reject) => {
+      socket.once('error', reject);
+      socket.once('close', () => resolve());
+      socket.once('connect', () => socket.write('r'));
+      socket.resume();
+    });
   }
 
   disk(name = 'sda', node = 'n0'): Buffer {

@@ -1,9 +1,18 @@
-/** A guest in one sector: says on the serial port that it runs, and halts. Behind it lie bytes that show which image it is. */
+/**
+ * A guest in one sector: says on the serial port that it runs, and resets the machine when it is sent a byte there. Behind it lie
+ * bytes that show which image it is.
+ */
 import { createHash } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 
-/** cli; ds = 0; for each byte from 0x7c20 up to a zero: out 0x3f8; then hlt for ever. */
-const program = Buffer.from('fa31c08ed8be207cac84c07406baf803eeebf5f4ebfd', 'hex');
+/**
+ * ds = 0; each byte from 0x7c40 up to a zero goes to port 0x3f8; then waits for a key (int 0x16), which the firmware takes
+ * from the serial port; then 6 to port 0xcf9.
+ */
+const program = Buffer.from(
+  ['fa31c08ed8be407c', 'ac84c07406baf803eeebf5', 'fb30e4cd16', 'baf90cb006eef4ebfd'].join(''),
+  'hex',
+);
 
 export interface SectorImage {
   readonly path: string;
@@ -23,7 +32,7 @@ export function makeSectorImage(path: string, name: string, sizeBytes: number): 
   }
   bytes.fill(0, 0, 512);
   program.copy(bytes, 0);
-  bytes.write(`\r\n${marker}\r\n`, 0x20, 'latin1');
+  bytes.write(`\r\n${marker}\r\n`, 0x40, 'latin1');
   bytes.writeUInt16LE(0xaa55, 510);
   writeFileSync(path, bytes);
   return { path, sizeBytes, sha256: createHash('sha256').update(bytes).digest('hex'), bytes, marker };

@@ -180,14 +180,22 @@ export class LabSite {
     return existsSync(path) ? readFileSync(path, 'latin1') : '';
   }
 
-  /** Runs a command in the node's guest, as root, over its serial console. */
-  async inGuest(node: string, command: string, limitMs = 60_000): Promise<string> {
-    // One client at a time: each command has a connection of its own.
-    const console = await Console.connect(join(this.names.runDirectory, String(this.#index(node)), 'serial'), clock);
-    try {
-      return (await console.run(command, limitMs)).output;
-    } finally {
-      console.close();
+  /** Runs a command in the node's guest, as root, over its serial console; again while the guest is not there yet. */
+  async inGuest(node: string, command: string, limitMs = 120_000): Promise<string> {
+    const path = join(this.names.runDirectory, String(this.#index(node)), 'serial');
+    const end = clock.monotonic() + limitMs;
+    for (;;) {
+      // One client at a time: each command has a connection of its own.
+      const console = await Console.connect(path, clock).catch(() => undefined);
+      try {
+        if (console !== undefined) return (await console.run(command, 10_000)).output;
+      } catch (error) {
+        if (clock.monotonic() > end) throw error;
+      } finally {
+        console?.close();
+      }
+      if (clock.monotonic() > end) throw new Error(`${node} has no console`);
+      await wait(200);
     }
   }
 

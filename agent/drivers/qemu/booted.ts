@@ -3,7 +3,8 @@
  *
  * Invariants:
  * 1. No instruction of a guest runs before the control port's cable is pulled: until then its disk is empty.
- * 2. A valid map of the plan's epoch is kept, whatever `start` says; without one `Keep` fails and nothing is erased.
+ * 2. A valid map of the plan's epoch is kept, whatever `start` says; without one `Keep` fails and nothing is erased. Once a guest was
+ *    started under a plan it is as if the plan said `Keep`.
  * 3. Everything known belongs to one start of the machine (`bootId`), and is stored before the machine can act on it; an agent that starts
  *    again finds it, and the block graph decides what is true of it.
  */
@@ -225,7 +226,7 @@ export class BootedNode implements BootHandler {
 
   /** @returns undefined when it cannot be, and why is in `#failure` */
   async #startVmm(): Promise<BootAnswer | undefined> {
-    const { machine, place } = this.#options;
+    const { machine, place: exportPlace } = this.#options;
     const { plan } = this.#kept;
     const failure =
       plan === undefined
@@ -237,7 +238,7 @@ export class BootedNode implements BootHandler {
     }
     for (const { name } of machine.spec.shape.disks) if (name !== plan.disk) await this.mediator.openPlain(name);
     try {
-      await this.mediator.prepare(plan.disk, place());
+      await this.mediator.prepare(plan.disk, exportPlace());
     } catch (error) {
       this.#fail(failureOf('ImageUnavailable', `the image cannot be read: ${(error as Error).message}`));
       return undefined;
@@ -254,7 +255,8 @@ export class BootedNode implements BootHandler {
     const boot = { kind: 'Vmm', bootId: machine.bootId, plan, isRunning: false } as const;
     this.#keep({ boot });
     // The disk appears a moment later, once the cable is pulled: until then there is nothing to boot on it.
-    const attempt = 'sanboot --no-describe --drive 0x80 || sleep 1\n';
+    const place = machine.spec.shape.disks.findIndex(({ name }) => name === plan.disk);
+    const attempt = `sanboot --no-describe --drive 0x${(0x80 + place).toString(16)} || sleep 1\n`;
     return {
       script: `${attempt.repeat(10)}chain --replace --autofree ${this.#server}/boot.ipxe\n`,
       onTaken: () => {
@@ -284,7 +286,7 @@ export class BootedNode implements BootHandler {
     if (disk === undefined) return failureOf('NoSuitableDisk', `no disk ${plan.disk}`, false);
     const map = await inspectMap(machine.spec, disk.name, { epoch: plan.epoch, digest: image.sha256 });
     if (map === 'Valid') return undefined;
-    if (plan.start === 'Keep')
+    if (plan.start === 'Keep' || this.#kept.starts.epoch === plan.epoch)
       return failureOf('MapInvalid', `the map of filled blocks on ${disk.name} is not valid`, false);
     if (place() === undefined) return failureOf('ImageUnavailable', 'the image is not exported to this machine');
     try {
@@ -396,6 +398,7 @@ export class BootedNode implements BootHandler {
     return {
       vmm: this.#isUnsure ? 'Unknown' : isResident ? 'Resident' : 'Absent',
       epoch,
+      ...(starts.count > 0 ? { begunEpoch: starts.epoch } : {}),
       guest: isResident
         ? { state: 'Running', starts: count, address: dataAddress(machine.spec.index) }
         : { state: isOn && boot.kind === 'Bare' ? 'Unknown' : 'Off', starts: count },

@@ -7,7 +7,7 @@
  * 3. A reset is a fresh process too, with the data of the old one written out. While no agent runs, QEMU resets in place.
  * 4. `bootId` names one start of the machine; whatever is known of what it booted belongs to that start alone.
  */
-import { mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync, readSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Clock, sleep } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
@@ -46,6 +46,7 @@ export interface MachineOptions {
 /** Started: a new `bootId`. Stopped: power is gone. */
 export type MachineListener = (what: 'Started' | 'Stopped') => void;
 
+const bootSignature = 0xaa55;
 const exitPatienceMs = 10_000;
 /** Writing out may wait for an image server that is gone: power is cut then. */
 const farewellMs = 3_000;
@@ -59,6 +60,8 @@ export class QemuMachine implements BmcMachine {
   #pid: number | undefined;
   #monitor: Qmp | undefined;
   #isBusy = false;
+  /** The process that said that its guest resets it. */
+  #resets: number | undefined;
   #tail: Promise<unknown> = Promise.resolve();
   #isClosed = false;
 
@@ -221,6 +224,7 @@ export class QemuMachine implements BmcMachine {
         `virtio-net-pci,id=${port},netdev=${port}-tap,mac=${macAddress(index, role)},addr=${role === 'Data' ? '0x2' : '0x3'}${boot}`,
       );
     }
+    const order = bootedFrom === 'Disk' ? this.#bootable() : shape.disks;
     for (const [place, disk] of shape.disks.entries()) {
       const below = bootedFrom === 'Network' ? emptyNode(disk) : fileNode(disk.name, diskPath(this.spec, disk.name));
       const names = nodeNames(disk.name);
@@ -230,10 +234,25 @@ export class QemuMachine implements BmcMachine {
         JSON.stringify(topNode(disk.name, bootedFrom === 'Network' ? names.empty : names.file)),
         '-device',
         `virtio-blk-pci,id=${disk.name},drive=${names.top},serial=${diskSerial(name, disk.name)},discard=on,write-zeroes=off,` +
-          `addr=0x${(4 + place).toString(16)}${place === 0 ? ',bootindex=2' : ''}`,
+          `addr=0x${(4 + place).toString(16)},bootindex=${2 + order.indexOf(disk)}`,
       );
     }
     return args;
+  }
+
+  /** As firmware does it: disks with a boot sector first. */
+  #bootable(): readonly DiskShape[] {
+    const isBootable = (disk: DiskShape): boolean => {
+      const sector = Buffer.alloc(512);
+      const file = openSync(diskPath(this.spec, disk.name), 'r');
+      try {
+        readSync(file, sector);
+      } finally {
+        closeSync(file);
+      }
+      return sector.readUInt16LE(510) === bootSignature;
+    };
+    return this.spec.shape.disks.toSorted((a, b) => Number(isBootable(b)) - Number(isBootable(a)));
   }
 
   async #openMonitor(): Promise<void> {
@@ -242,7 +261,12 @@ export class QemuMachine implements BmcMachine {
       path: this.socketPath('bmc'),
       clock: this.#options.clock,
       onEvent: ({ event, data }) => {
-        if (event === 'RESET' && data.guest === true) this.#inTurn(() => this.#restart()).catch(this.#options.onError);
+        if (event !== 'RESET' || data.guest !== true || this.#resets === pid) return;
+        // QEMU may say it more than once.
+        this.#resets = pid;
+        this.#inTurn(async () => {
+          if (this.#pid === pid) await this.#restart();
+        }).catch(this.#options.onError);
       },
       onClose: () => {
         if (this.#isClosed || this.#pid !== pid || this.#isBusy) return;
