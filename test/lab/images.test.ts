@@ -2,7 +2,7 @@
  * The lab's guests boot, say what they are, take what a machine's boot adds, and keep what they write.
  */
 import assert from 'node:assert/strict';
-import { copyFile, open } from 'node:fs/promises';
+import { copyFile, open, readFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
@@ -69,6 +69,32 @@ test(
     }
   },
 );
+
+test('root in a guest sends whatever frames it likes, and answers DHCP', needs(...imageTools), async (t) => {
+  const { beta } = await buildLabImages(imageDirectory);
+  const path = await ownDisk(t, beta, nobody);
+  const dump = join(await ownDirectory(t), 'frames');
+  const machine = await startMachine(t, [
+    ...disk(path),
+    ...port,
+    '-object',
+    `filter-dump,id=dump,netdev=n0,file=${dump}`,
+  ]);
+  await machine.console.waitFor(/LAB-READY/, bootMs);
+  const sent = await machine.console.run(
+    'send-frames 02:00:00:00:be:ef ff:ff:ff:ff:ff:ff 10.66.0.1 10.66.0.2 5',
+    bootMs,
+  );
+  assert.equal(sent.status, 0, sent.output);
+  const rogue = 'answer-dhcp 10.99.66.1 10.99.66.9 >/run/dhcpd.log 2>&1 & sleep 2; pidof udhcpd';
+  assert.match((await machine.console.run(rogue, bootMs)).output, /^\d+$/);
+  // Destination, source, IPv4.
+  const forged = Buffer.from('ffffffffffff02000000beef0800', 'hex');
+  const frames = await readFile(dump);
+  let seen = 0;
+  for (let at = frames.indexOf(forged); at >= 0; at = frames.indexOf(forged, at + 1)) seen += 1;
+  assert.equal(seen, 5);
+});
 
 test('the power button ends an environment in order', needs(...imageTools), async (t) => {
   const { beta } = await buildLabImages(imageDirectory);

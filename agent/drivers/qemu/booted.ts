@@ -216,7 +216,7 @@ export class BootedNode implements BootHandler {
     ].join(' ');
     return {
       script: [
-        `kernel ${files}/kernel initrd=initrd console=ttyS0 quiet ${told}`,
+        `kernel ${files}/kernel initrd=initrd console=ttyS0 quiet no_timer_check ${told}`,
         `initrd --name initrd ${files}/initrd`,
         'boot',
         '',

@@ -179,13 +179,20 @@ async function rootPartition(
     'etc/lab-env': `ENVIRONMENT=${environment.name}\nRELEASE=${environment.release}\n`,
     'lib/modules/late': `${lateModules.join('\n')}\n`,
     'www/cgi-bin/info': await script('info.cgi.sh'),
+    'bin/send-frames': await script('send-frames.sh'),
+    'bin/answer-dhcp': await script('answer-dhcp.sh'),
     ...environment.files,
   };
   for (const [name, bytes] of await moduleFiles(ingredients.modules, [...lateModules, ...commandModules])) {
     files[`lib/modules/${name}.ko`] = bytes;
   }
   for (const [path, bytes] of Object.entries(files)) await writeFile(join(tree, path), bytes);
-  for (const path of ['bin/busybox', 'etc/rc', 'etc/console', 'www/cgi-bin/info']) await chmod(join(tree, path), 0o755);
+  for (const path of [
+    'bin/busybox',
+    ...Object.keys(files).filter((path) => /^bin\/|cgi-bin|etc\/(rc|console)$/.test(path)),
+  ]) {
+    await chmod(join(tree, path), 0o755);
+  }
   const image = join(scratch, 'root.img');
   await writeFile(image, Buffer.alloc(linuxImageBytes - rootOffset));
   const uuid = '6c616200-0000-4000-8000-000000000001';
