@@ -233,7 +233,9 @@ function objectionToReclaim(row: Row, readings: Readings, verb: Instruction['ver
       ? undefined
       : ['NotAllowed', `power is ${readings.power.state}; switch it off first`];
   }
-  const { attestedNonce, wiped } = row.reclaim;
+  const { attestedNonce, wiped, checked } = row.reclaim;
+  // The check passed, and parking the machine failed: only that is left, and the attested boot has ended with it.
+  if (verb === 'check' && checked) return undefined;
   if (attestedNonce === '' || !readings.vmm.trusted.up || readings.vmm.trusted.nonce !== attestedNonce) {
     return ['NotAttested', 'no attested boot of this epoch is alive'];
   }

@@ -147,7 +147,7 @@ function stalledBecause(draft: Draft, sum: Tally, trouble: { code: string; messa
   if (orphan !== undefined) {
     return yes('NodeOrphaned', `${orphan.name} lost its record while in use; adopt or end it (its spec.decision)`);
   }
-  const held = sum.views.find((view) => view.claimed && (view.state === 'Quarantined' || view.state === 'Orphaned'));
+  const held = sum.views.find((view) => view.state === 'Quarantined' || view.state === 'Orphaned');
   if (held !== undefined && held.failure === undefined) {
     return yes('NodeHeld', `${held.name} is ${held.state}; its status.message says why, and a person decides`);
   }

@@ -94,3 +94,17 @@ test('a control port that would not close after the commit is closed later all t
   await room.clock.runUntil(() => control() === 'closed', 300_000);
   room.close();
 });
+
+test('a check that passed is not held up when parking the machine failed at first', async () => {
+  const room = new AgentRoom();
+  await room.runAll(enrolment.slice(0, 4), 1);
+  const { operationId } = room.give(steps.check, { epoch: 1 });
+  await room.clock.runUntil(() => room.events('checked').length === 1);
+  room.rack.failNext('n0', 'power');
+  await room.clock.runUntil(() => room.seen().operation?.id === operationId && room.seen().operation?.status === 'Failed');
+  room.rack.cutPower(room.rack.machine('n0'));
+  await room.clock.advance(1_000);
+  assert.equal(await room.run(steps.check, 1), 'Done');
+  assert.equal(room.seen().record.certificate?.epoch, 1);
+  room.close();
+});

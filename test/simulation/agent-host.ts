@@ -244,6 +244,7 @@ export class AgentHost {
 
   #instruct({ peer }: Incarnation, batch: InstructionBatch): InstructionBatchResult {
     const answer = this.#answer(peer, batch);
+    this.#world.truth.deeds++;
     for (const [index, { node, result, reason }] of answer.results.entries()) {
       const instruction = batch.instructions[index];
       if (instruction === undefined) continue;

@@ -30,7 +30,9 @@ export function endOf(truth: Truth, machine: MachineTruth): string | undefined {
   const { data, name } = machine;
   if (data === undefined) return 'nobody';
   const decided = truth.decisions.get(name) ?? [];
-  if (decided.some(({ action, epoch }) => action !== 'Adopt' && epoch >= data.epoch)) return 'a person';
+  // Where both sides lost their records a person can name no epoch of the guest: that they looked at it after it ran must do.
+  const counts = (one: { epoch: number; atMs: number }): boolean => one.epoch >= data.epoch || one.atMs >= data.sinceMs;
+  if (decided.some((one) => one.action !== 'Adopt' && counts(one))) return 'a person';
   const end = truth.allocations.get(data.owner)?.ends.get(name);
   return end?.reason;
 }

@@ -13,6 +13,7 @@ import type {
 } from '../../controller/api/types.generated.ts';
 import { type GroupVersionKind, KubeError, type KubeObject, type ObjectKey } from '../../controller/kube/port.ts';
 import type { Random } from '../../controller/runtime/random.ts';
+import type { AgentHost } from './agent-host.ts';
 import { chance, int, pick, pickMaybe, weighted } from './chance.ts';
 import type { World } from './world.ts';
 
@@ -33,19 +34,33 @@ export class People {
 
   /** Accepts the racks, and publishes an environment for everybody. */
   async moveIn(): Promise<void> {
-    for (const host of this.#world.agents.values()) {
-      await this.apply<BitVisorAgent>(bitVisorAgents, {
-        metadata: { name: host.name },
-        spec: {
-          endpoint: 'https://agent.example:7443',
-          trust: {},
-          location: { site: 'test', rack: host.name },
-          nodes: host.hosts,
-          commission: { storeId: host.log.storeId, nodes: host.hosts },
-        },
-      });
-    }
+    for (const host of this.#world.agents.values()) await this.accept(host);
     for (const name of [...tenants.map((tenant) => `env-${tenant}`), sharedEnvironment]) await this.publish(name);
+  }
+
+  accept({ name, hosts, log }: AgentHost): Promise<BitVisorAgent> {
+    return this.apply<BitVisorAgent>(bitVisorAgents, {
+      metadata: { name },
+      spec: {
+        endpoint: 'https://agent.example:7443',
+        trust: {},
+        location: { site: 'test', rack: name },
+        nodes: hosts,
+        commission: { storeId: log.storeId, nodes: hosts },
+      },
+    });
+  }
+
+  /** What was mistaken about the racks is put right: each is accepted with all its nodes. */
+  async putAgentsRight(): Promise<void> {
+    const present = new Map(this.#world.agentObjects().map((agent) => [agent.metadata.name, agent]));
+    for (const host of this.#world.agents.values()) {
+      const agent = present.get(host.name);
+      if (agent === undefined) await this.accept(host);
+      else if (agent.spec.nodes !== host.hosts) {
+        await this.edit(bitVisorAgents, { name: host.name }, { spec: { nodes: host.hosts } });
+      }
+    }
   }
 
   apply<T extends KubeObject>(gvk: GroupVersionKind, object: T): Promise<T> {

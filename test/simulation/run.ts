@@ -107,6 +107,7 @@ class Run {
       host.dieAt('act', Number.POSITIVE_INFINITY);
       host.start();
     }
+    await this.people.putAgentsRight();
     for (const one of [...world.processes]) one.dieAt('after', Number.POSITIVE_INFINITY);
     for (const node of world.nodes()) if (node.spec?.maintenance) await this.people.maintain(node, false);
     for (const { metadata, spec } of world.allocations()) {

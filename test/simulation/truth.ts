@@ -34,7 +34,7 @@ export interface MachineTruth {
   /** Since its newest boot; undefined while none runs. */
   guest: GuestTruth | undefined;
   /** Whose data may stand on its disks: since the first instruction of a guest, until every disk was wiped. */
-  data: { owner: string; epoch: number; revision: string } | undefined;
+  data: { owner: string; epoch: number; revision: string; sinceMs: number } | undefined;
   /** Disks (serial numbers) wiped since a guest last ran, in an attested boot that is still up. */
   readonly wiped: Set<string>;
   /** Why its disks may hold something; undefined once all of them were wiped in one attested boot. */
@@ -115,7 +115,7 @@ export class Truth {
   readonly nodes = new Map<string, PhysicalNode>();
   readonly violations: Violation[] = [];
   /** What a person decided (spec.decision), by node. */
-  readonly decisions = new Map<string, { action: string; epoch: number }[]>();
+  readonly decisions = new Map<string, { action: string; epoch: number; atMs: number }[]>();
   /** No fault strikes in this run. */
   faultless = false;
   /** Tenancies: claims that were written. */
@@ -275,7 +275,10 @@ export class Truth {
     const { name } = node.metadata;
     const { decision } = node.spec ?? {};
     if (decision !== undefined && JSON.stringify(decision) !== JSON.stringify(before?.spec?.decision)) {
-      this.decisions.set(name, [...(this.decisions.get(name) ?? []), decision]);
+      this.decisions.set(name, [
+        ...(this.decisions.get(name) ?? []),
+        { ...decision, atMs: this.ground.clock.monotonic() },
+      ]);
     }
     const claim = node.status?.claim;
     const earlier = before?.status?.claim;
@@ -296,7 +299,8 @@ export class Truth {
     const owner = this.allocations.get(machine.data?.owner ?? '');
     if (machine.data === undefined || owner === undefined || owner.uid === claimant.uid) return;
     const same = owner.namespace === claimant.namespace && owner.name === claimant.name;
-    if (same && owner.gone && !owner.ends.has(node)) machine.data = { ...machine.data, owner: claimant.uid };
+    const ended = owner.ends.has(node) && machine.tampered === undefined;
+    if (same && owner.gone && !ended) machine.data = { ...machine.data, owner: claimant.uid };
   }
 
   /** Called when the run has come to rest. */
@@ -307,7 +311,7 @@ export class Truth {
 
 const faultsOfPorts: ReadonlySet<unknown> = new Set(['cable', 'defaults', 'late']);
 
-function takeIn(truth: Truth, machine: MachineTruth, { event, detail }: RoomEvent): void {
+function takeIn(truth: Truth, machine: MachineTruth, { event, detail, atMs }: RoomEvent): void {
   switch (event) {
     case 'port':
       machine.domains.set(String(detail.port), String(detail.to));
@@ -319,11 +323,12 @@ function takeIn(truth: Truth, machine: MachineTruth, { event, detail }: RoomEven
       bootEnded(machine);
       break;
     case 'guest':
-      guestStarted(machine, Number(detail.epoch), detail.throughVmm === true);
+      guestStarted(machine, Number(detail.epoch), detail.throughVmm === true, atMs);
       break;
     case 'imaged': {
       const epoch = Number(detail.epoch);
-      machine.data = { owner: machine.epochs.get(epoch) ?? '', epoch, revision: String(detail.revision) };
+      const revision = String(detail.revision);
+      machine.data = { owner: machine.epochs.get(epoch) ?? '', epoch, revision, sinceMs: atMs };
       machine.dirty = `imaged under epoch ${epoch}`;
       machine.wiped.clear();
       break;
@@ -364,13 +369,13 @@ function bootEnded(machine: MachineTruth): void {
   machine.wiped.clear();
 }
 
-function guestStarted(machine: MachineTruth, epoch: number, throughVmm: boolean): void {
+function guestStarted(machine: MachineTruth, epoch: number, throughVmm: boolean, atMs: number): void {
   const owner = machine.epochs.get(epoch);
   bootEnded(machine);
   machine.guest = { owner, epoch, throughVmm };
   machine.dirty = `a guest ran under epoch ${epoch}`;
   if (owner !== undefined && machine.data?.epoch !== epoch) {
-    machine.data = { owner, epoch, revision: machine.data?.revision ?? '' };
+    machine.data = { owner, epoch, revision: machine.data?.revision ?? '', sinceMs: atMs };
   }
 }
 
@@ -380,5 +385,6 @@ function wiped(truth: Truth, machine: MachineTruth, serial: string): void {
   if (!machine.attested || disks.length === 0 || !disks.every((disk) => machine.wiped.has(disk.serial))) return;
   machine.dirty = undefined;
   machine.data = undefined;
+  machine.epochs.clear();
   machine.devirtualizedEpoch = undefined;
 }

@@ -113,12 +113,6 @@ export const peopleFaults: FaultFamily = {
         await unlessGone(world.kube.patch(bitVisorAgents, keyOf(agent), { spec }, { type: 'merge' }));
         return true;
       },
-      end: async (world) => {
-        for (const agent of world.agentObjects()) {
-          const nodes = world.agents.get(agent.metadata.name)?.hosts;
-          await unlessGone(world.kube.patch(bitVisorAgents, keyOf(agent), { spec: { nodes } }, { type: 'merge' }));
-        }
-      },
     },
     {
       name: 'people.agentForgotten',
@@ -128,8 +122,10 @@ export const peopleFaults: FaultFamily = {
         if (agent === undefined) return false;
         await unlessGone(world.kube.delete(bitVisorAgents, keyOf(agent)));
         const { name } = agent.metadata;
-        const putBack = (): void =>
-          void world.kube.create(bitVisorAgents, { metadata: { name }, spec: agent.spec }).catch(() => undefined);
+        const putBack = (): void => {
+          if (!world.calm)
+            void world.kube.create(bitVisorAgents, { metadata: { name }, spec: agent.spec }).catch(() => {});
+        };
         world.clock.setTimer(1_000 + int(random, 600_000), putBack);
         return true;
       },
