@@ -101,7 +101,9 @@ test('a check that passed is not held up when parking the machine failed at firs
   const { operationId } = room.give(steps.check, { epoch: 1 });
   await room.clock.runUntil(() => room.events('checked').length === 1);
   room.rack.failNext('n0', 'power');
-  await room.clock.runUntil(() => room.seen().operation?.id === operationId && room.seen().operation?.status === 'Failed');
+  await room.clock.runUntil(
+    () => room.seen().operation?.id === operationId && room.seen().operation?.status === 'Failed',
+  );
   room.rack.cutPower(room.rack.machine('n0'));
   await room.clock.advance(1_000);
   assert.equal(await room.run(steps.check, 1), 'Done');
