@@ -1,21 +1,30 @@
 /**
- * A handful of seeds in every `npm test`, each run twice: the rules hold, and the same seed leaves the same trace. More of them:
- * `npm run simulate`.
+ * A handful of seeds in every `npm test`: the rules hold, and the same seed leaves the same trace. More of them: `npm run
+ * test:simulation`, `npm run simulate`.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runSeed } from './run.ts';
 
+test('whatever happens, the rules hold, and with the faults over everything comes to rest', async () => {
+  let tenancies = 0;
+  const kinds = new Set<string>();
+  for (let seed = 1; seed <= 8; seed++) {
+    const result = await runSeed({ seed });
+    tenancies += result.tenancies;
+    for (const kind of Object.keys(result.strikes)) kinds.add(kind);
+    const broken = result.violations.map(({ rule, message }) => `rule ${rule}: ${message}`);
+    assert.deepEqual(broken, [], `seed ${seed}; replay it with: npm run simulate -- --seed ${seed} --verbose`);
+  }
+  assert.ok(tenancies > 60, `only ${tenancies} tenancies`);
+  assert.ok(kinds.size > 25, `only ${kinds.size} kinds of faults struck`);
+});
+
 test('a seed is the same run again, to the last line of its trace', async () => {
-  for (const seed of [2, 5, 9]) {
+  for (const seed of [3, 6]) {
     const first = await runSeed({ seed });
     const second = await runSeed({ seed });
     assert.equal(second.hash, first.hash, `seed ${seed} has another trace when it runs again`);
     assert.equal(second.traceLines, first.traceLines);
   }
-});
-
-test('another seed is another run', async () => {
-  const [one, other] = [await runSeed({ seed: 8 }), await runSeed({ seed: 13 })];
-  assert.notEqual(one.hash, other.hash);
 });

@@ -1,0 +1,250 @@
+/** Each checker fires on a bad history made by hand, and stays silent on the good one beside it. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { RoomEvent } from '../../agent/drivers/simulated/store.ts';
+import { freshRow } from '../../agent/row.ts';
+import { nodeAllocations, physicalNodes } from '../../controller/api/meta.ts';
+import type { Instruction } from '../../controller/api/protocol.generated.ts';
+import type { NodeAllocation, PhysicalNode } from '../../controller/api/types.generated.ts';
+import { stream } from './chance.ts';
+import { Truth } from './truth.ts';
+
+const disks = [
+  { name: 'sda', serial: 'disk-a' },
+  { name: 'sdb', serial: 'disk-b' },
+];
+
+class History {
+  nowMs = 0;
+  plan: unknown;
+  readonly truth: Truth;
+  #nodes = new Map<string, PhysicalNode>();
+  #allocations = new Map<string, NodeAllocation>();
+
+  constructor() {
+    this.truth = new Truth({
+      clock: { now: () => this.nowMs, monotonic: () => this.nowMs },
+      trace: { add: () => {} },
+      machine: () => ({ disks, plan: this.plan, faults: {}, changes: {} }) as never,
+      shownPorts: () => [],
+    });
+    this.allocation('one', {});
+    this.allocation('two', {});
+  }
+
+  allocation(name: string, { spec = {}, status, metadata = {} }: Record<string, object | undefined>): void {
+    const old = this.#allocations.get(name);
+    const object = {
+      metadata: { name, namespace: 'cfd', uid: name, ...metadata },
+      spec: {
+        environmentRef: { name: 'env' },
+        replicas: 1,
+        isolation: { egress: 'None' },
+        access: { sshKeys: [`key of ${name}`] },
+        update: { policy: 'OnDemand', maxUnavailable: 1 },
+        reclaim: { erase: 'Quick', gracePeriod: '5m' },
+        deletionPolicy: 'Release',
+        ...spec,
+      },
+      status,
+    } as unknown as NodeAllocation;
+    this.#allocations.set(name, object);
+    this.truth.apiWrite(nodeAllocations, old === undefined ? 'ADDED' : 'MODIFIED', object, old);
+  }
+
+  node(name: string, status: object): void {
+    const old = this.#nodes.get(name);
+    const object = { metadata: { name }, spec: {}, status } as unknown as PhysicalNode;
+    this.#nodes.set(name, object);
+    this.truth.apiWrite(physicalNodes, old === undefined ? 'ADDED' : 'MODIFIED', object, old);
+  }
+
+  happens(event: RoomEvent['event'], detail: Record<string, unknown> = {}): void {
+    this.truth.roomEvent('r0', { atMs: this.nowMs, node: 'n0', event, detail: { recordedAs: 'n0', ...detail } });
+  }
+
+  accepts(verb: 'isolate' | 'fence' | 'attest', epoch: number, { term = 1, allocation = 'one' } = {}): void {
+    const args = verb === 'attest' ? { nonce: `nonce-${epoch}` } : { domain: `allocation/${allocation}`, allocation };
+    const instruction = { operationId: `n0.${epoch}.x`, node: 'n0', epoch, verb, args } as unknown as Instruction;
+    this.truth.accepted('r0', instruction, term);
+  }
+
+  ports(domain: string): void {
+    for (const port of ['eth0', 'ib0']) this.happens('port', { port, from: '', to: domain, cause: 'asked' });
+  }
+
+  wipe(): void {
+    this.happens('attested', { nonce: 'n' });
+    for (const { name: disk, serial } of disks) this.happens('wiped', { disk, serial, erase: 'Quick' });
+  }
+
+  /** From a clean machine to a running guest of this allocation. */
+  runs(allocation = 'one', epoch = 2): void {
+    this.wipe();
+    this.happens('power', { to: 'Off' });
+    this.accepts('isolate', epoch, { allocation });
+    this.ports(`allocation/${allocation}`);
+    this.happens('imaged', { epoch, revision: 'r1', disk: 'sda' });
+    this.guest(epoch, `allocation/${allocation}`);
+  }
+
+  guest(epoch: number, domain: string): void {
+    this.happens('guest', { epoch, throughVmm: true, ports: [{ name: 'eth0', domain, state: 'Ready' }] });
+  }
+
+  broken(): number[] {
+    return [...new Set(this.truth.violations.map(({ rule }) => rule))];
+  }
+}
+
+const ended = { spec: {}, status: { ending: [{ reason: 'ScaledDown', nodes: 'n0' }], nodes: 'n1' } };
+
+test('a good history breaks no rule', () => {
+  const history = new History();
+  history.runs();
+  history.allocation('one', ended);
+  history.accepts('fence', 3);
+  history.ports('quarantine');
+  history.wipe();
+  history.happens('power', { to: 'Off' });
+  history.node('n0', { state: 'Available' });
+  history.runs('two', 4);
+  assert.deepEqual(history.truth.violations, []);
+});
+
+const bad: readonly (readonly [rule: number, what: string, make: (history: History) => void])[] = [
+  [
+    1,
+    'two owners of one machine',
+    (history) => {
+      history.runs();
+      history.accepts('isolate', 3, { allocation: 'two' });
+    },
+  ],
+  [
+    2,
+    "a guest with a port in another's domain",
+    (history) => {
+      history.runs();
+      history.guest(2, 'allocation/two');
+    },
+  ],
+  [
+    2,
+    'provisioning before a guest without a hypervisor',
+    (history) => {
+      history.runs();
+      history.happens('boot', { got: 'Disk', shown: 'Disk' });
+      history.happens('guest', { epoch: 2, throughVmm: false, ports: [], control: 'provisioning' });
+    },
+  ],
+  [
+    3,
+    'Available without a wipe',
+    (history) => {
+      history.runs();
+      history.node('n0', { state: 'Available' });
+    },
+  ],
+  [
+    4,
+    'a hypervisor that leaves early',
+    (history) => {
+      history.runs();
+      history.happens('devirtualized', { epoch: 2, localBytes: 1, totalBytes: 2, exported: 'Open', order: 'Network' });
+    },
+  ],
+  [
+    5,
+    'an old term',
+    (history) => {
+      history.accepts('fence', 3, { term: 2 });
+      history.accepts('fence', 4, { term: 1 });
+    },
+  ],
+  [
+    5,
+    'an old epoch',
+    (history) => {
+      history.accepts('fence', 3);
+      history.accepts('fence', 2);
+    },
+  ],
+  [
+    6,
+    "a wipe of a tenant's disk",
+    (history) => {
+      history.runs();
+      history.wipe();
+    },
+  ],
+  [
+    6,
+    'an end that nobody asked for',
+    (history) => {
+      history.runs();
+      history.allocation('one', { status: { ending: [{ reason: 'Released', nodes: 'n0' }] } });
+    },
+  ],
+  [
+    7,
+    'a guest that nobody lists',
+    (history) => {
+      history.runs();
+      history.node('n0', { state: 'BareMetal' });
+      history.truth.atRest();
+    },
+  ],
+  [
+    8,
+    'a node that never comes back',
+    (history) => {
+      history.node('n0', { state: 'Wiping', end: {} });
+      history.truth.atRest();
+    },
+  ],
+  [
+    9,
+    'three nodes replaced at once',
+    (history) => {
+      for (const name of ['n0', 'n1', 'n2']) history.node(name, { state: 'BareMetal' });
+      history.allocation('one', { status: { replaced: 'n[0-2]' } });
+    },
+  ],
+  [
+    10,
+    "another tenant's key",
+    (history) => {
+      history.accepts('isolate', 2);
+      const plan = { epoch: 2, sshKeys: ['key of two'] };
+      history.truth.acted('r0', 'n0', { command: 'vmm.plan', arguments: [plan], token: undefined });
+    },
+  ],
+  [
+    10,
+    'secrets left behind',
+    (history) => {
+      history.runs();
+      const plan = { sshKeys: ['key of one'] } as never;
+      history.truth.logWritten('r0', [{ ...freshRow('n0'), kind: 'Reclaim', plan }]);
+    },
+  ],
+];
+
+for (const [rule, what, make] of bad) {
+  test(`rule ${rule} is found broken by ${what}`, () => {
+    const history = new History();
+    make(history);
+    assert.ok(history.broken().includes(rule), `only found: ${JSON.stringify(history.truth.violations)}`);
+  });
+}
+
+test('streams of chance are repeatable and apart from each other', () => {
+  const draws = (seed: number, name: string): number[] => {
+    const random = stream(seed, name);
+    return [random.next(), random.next()];
+  };
+  assert.deepEqual(draws(1, 'a'), draws(1, 'a'));
+  assert.notDeepEqual(draws(1, 'a'), draws(1, 'b'));
+  assert.notDeepEqual(draws(1, 'a'), draws(2, 'a'));
+});
