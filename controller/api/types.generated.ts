@@ -634,6 +634,19 @@ export interface PhysicalNodeSpec {
      */
     action: 'Reclaim' | 'End' | 'Adopt' | 'WriteOff';
     /**
+     * Whose guest it is, for Adopt, where the allocation that the agent's log names is not there any more (another cluster, a new object of the same name). It must be at the revision that runs.
+     */
+    allocation?: {
+      /**
+       * Namespace.
+       */
+      namespace: string;
+      /**
+       * Name.
+       */
+      name: string;
+    };
+    /**
      * The epoch when the decision was made: status.epoch, or the higher one that status.message names.
      */
     epoch: number;

@@ -26,7 +26,7 @@ import {
   type RecordPatch,
   type Tenancy,
 } from './node-records.ts';
-import { isHeld, restWrittenOff, wasRefused, writeOff } from './node-writeoff.ts';
+import { type Decision, isHeld, restWrittenOff, wasRefused, writeOff } from './node-writeoff.ts';
 import { type NodeState, type Step, tenancyPath } from './states.ts';
 
 /** Whether a clean certificate stands in the agent's log, younger than the last tenant boot (rule 3). */
@@ -224,7 +224,7 @@ function adoptLost(
   const owner = input.tenancy;
   const epoch = Math.max(status.epoch ?? 0, record.epoch);
   if (conflict.state !== 'Orphaned' || decision?.action !== 'Adopt' || decision.epoch !== epoch) return undefined;
-  if (owner?.role !== 'Placed' || record.allocation !== owner.allocationUid) return undefined;
+  if (owner?.role !== 'Placed' || !isAdoptedBy(decision, record, owner)) return undefined;
   if (record.revision === undefined || record.ended || record.epoch < epoch) return undefined;
   const { namespace, name, allocationUid: uid, domain } = owner;
   const patch: RecordPatch = {
@@ -245,6 +245,21 @@ function adoptLost(
   };
   const event = { type: 'Warning', reason: 'AdoptDecided' } as const;
   return { kind: 'record', state: 'Resident', patch, why: 'AdoptedByPerson', event };
+}
+
+/**
+ * Whether the allocation is the one that a decision Adopt gives the guest to: the one that the agent's log names, or, where a person
+ * names another (the objects are those of another cluster, or were made anew), one at the very revision that runs.
+ */
+export function isAdoptedBy(
+  decision: Decision,
+  record: NodeObservation['record'],
+  owner: { namespace: string; name: string; allocationUid: string; environment: { revision: string } },
+): boolean {
+  const named = decision.allocation;
+  if (named === undefined) return record.allocation === owner.allocationUid;
+  const isNamed = named.namespace === owner.namespace && named.name === owner.name;
+  return isNamed && record.revision === owner.environment.revision;
 }
 
 /** A failed node that others stand in for: its network is closed, its power and disks are left alone. */

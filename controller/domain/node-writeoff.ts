@@ -12,7 +12,7 @@ import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNodeStatus } from '../api/types.generated.ts';
 import { endRecord, held, type NodeDecision, type NodeInput, type RecordPatch } from './node-records.ts';
 
-type Decision = NonNullable<NonNullable<NodeInput['node']['spec']>['decision']>;
+export type Decision = NonNullable<NonNullable<NodeInput['node']['spec']>['decision']>;
 
 export const isHeld = ({ state }: PhysicalNodeStatus): boolean =>
   state === 'Quarantined' || state === 'Orphaned' || state === 'Enrolling';

@@ -21,6 +21,7 @@ import {
   type PlaceRequest,
   type PlaceResult,
 } from '../domain/allocation-draft.ts';
+import { isAdoptedBy } from '../domain/node-life.ts';
 import { revisionOf } from '../domain/revision.ts';
 import { addFinalizer, removeFinalizer } from '../kube/finalizers.ts';
 import { casPatchStatus } from '../kube/patch.ts';
@@ -111,7 +112,7 @@ export class AllocationReconciler {
 
   #senseNodes(allocation: NodeAllocation): Pick<AllocationInput, 'member' | 'claimed' | 'orphans'> {
     const { fleet } = this.#options;
-    const { namespace, name, uid = '' } = allocation.metadata;
+    const { namespace = '', name, uid = '' } = allocation.metadata;
     const views = new Map<string, MemberView>();
     const orphans = fleet.nodes
       .byIndex(byClaimOwner, `${namespace}/${name}`)
@@ -119,7 +120,10 @@ export class AllocationReconciler {
       .map((node) => ({ name: node.metadata.name, revision: node.status?.claim?.revision ?? '' }));
     for (const node of fleet.nodes.byIndex(adoptable, adoptable)) {
       const record = fleet.factsOf(node.metadata.name)?.record;
-      if (record?.allocation === uid && record.guestStarted && !record.ended)
+      const { decision } = node.spec ?? {};
+      if (record === undefined || decision === undefined || !record.guestStarted || record.ended) continue;
+      const environment = { revision: allocation.status?.revision ?? '' };
+      if (isAdoptedBy(decision, record, { namespace, name, allocationUid: uid, environment }))
         orphans.push({ name: node.metadata.name, revision: record.revision ?? '' });
     }
     return {

@@ -118,7 +118,8 @@ export function connectTriggers(options: TriggerOptions): Triggers {
     fleet.nodes.onChange((name, before, after) => {
       queues.nodes.add(name);
       refreshFree(name);
-      if (after?.spec?.decision?.action === 'Adopt' && !before?.spec?.decision) {
+      const [old, decision] = [before?.spec?.decision, after?.spec?.decision];
+      if (decision?.action === 'Adopt' && JSON.stringify(old) !== JSON.stringify(decision)) {
         for (const key of fleet.allocations.keys()) wakeAllocation(key, gatherMs);
       }
       const owner = ownerKey(before);

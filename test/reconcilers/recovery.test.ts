@@ -126,6 +126,35 @@ test('Adopt gives a node whose record was lost back to its allocation, with noth
   await hall.stop();
 });
 
+test('another cluster: Adopt gives a running guest to the allocation that a person names, at its revision alone', async () => {
+  const hall = await running(4, 2);
+  const names = claimedNames(hall);
+  await hall.edit('job', { metadata: { finalizers: null } });
+  await hall.kube.delete(nodeAllocations, { namespace: 'cfd', name: 'job' });
+  for (const name of names) await hall.forgetStatus(name);
+  await hall.clock.runUntil(() => hall.inState('Orphaned') === 2);
+  // Made anew with the same name: to the agents it is somebody else's. Suspended, so that it takes no other nodes meanwhile.
+  await hall.allocation('job', 'rocky', 2, { suspend: true });
+  const adopt = (name: string, allocation: object | undefined): Promise<unknown> => {
+    const epoch = Number(/must name epoch (\d+)/.exec(node(hall, name)?.status?.message ?? '')?.[1]);
+    return hall.decide(name, {
+      spec: { decision: { action: 'Adopt', epoch, reason: 'the cluster is new', allocation } },
+    });
+  };
+  for (const name of names) await adopt(name, undefined);
+  await hall.clock.advance(hour);
+  assert.equal(hall.inState('Orphaned'), 2);
+  for (const name of names) await adopt(name, { namespace: 'cfd', name: 'job' });
+  await hall.clock.runUntil(() => settled(hall, 'job') && hall.inState('BareMetal') === 2);
+  await hall.edit('job', { spec: { suspend: false } });
+  await hall.clock.advance(hour);
+  assert.deepEqual(claimedNames(hall), names);
+  assert.deepEqual(counts(hall, names, 'imaged'), [1, 1]);
+  const domain = `allocation/${hall.seen('job')?.metadata.uid}`;
+  assert.ok(names.every((name) => node(hall, name)?.status?.claim?.domain === domain));
+  await hall.stop();
+});
+
 test('a node whose object was deleted by force comes back orphaned, and Adopt returns it as soon as there is room', async () => {
   const hall = await running(3, 2);
   const names = claimedNames(hall);

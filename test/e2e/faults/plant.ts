@@ -174,6 +174,11 @@ export class Plant {
     throw new Error(`not within ${limitMs} ms: ${what}\n${said.join('\n')}`);
   }
 
+  /** The API server answers. */
+  async serving(): Promise<void> {
+    await this.until('the API server answers', async () => (await this.nodes()).length >= 0);
+  }
+
   async create(gvk: Parameters<KubeClient['create']>[0], object: KubeObject): Promise<void> {
     await this.until(`${gvk.kind} ${object.metadata.name} is made`, async () => {
       await (await this.client()).create(gvk, object).catch((error: unknown) => {
@@ -183,9 +188,9 @@ export class Plant {
     });
   }
 
-  async allocate(name: string, replicas: number): Promise<void> {
+  async allocate(name: string, replicas: number, more: object = {}): Promise<void> {
     const metadata = { name, namespace: 'lab' };
-    const spec = { environmentRef: { name: 'rocky' }, replicas, reclaim: { gracePeriod: '0s' } };
+    const spec = { environmentRef: { name: 'rocky' }, replicas, reclaim: { gracePeriod: '0s' }, ...more };
     await this.create(nodeAllocations, { metadata, spec } as unknown as KubeObject);
   }
 
