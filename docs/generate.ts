@@ -15,10 +15,11 @@ const crds = readdirSync(directory)
   .sort()
   .map((file) => parse(readFileSync(new URL(file, directory), 'utf8')) as CustomResourceDefinition);
 
-const recorded = readFileSync(new URL('start.txt', import.meta.url), 'utf8');
+const recorded = (file: string): string => readFileSync(new URL(file, import.meta.url), 'utf8');
 
 generate({
   'docs/api.md': apiPage(crds),
   'docs/states.md': statesPage(),
-  'docs/start.svg': recordingSvg(recorded),
+  'docs/start.svg': recordingSvg(recorded('start.txt'), 'npm start: a commit becomes running nodes'),
+  'docs/lab.svg': recordingSvg(recorded('lab.txt'), 'npm run lab: commits become guests on machines that QEMU plays'),
 });

@@ -1,5 +1,5 @@
 /**
- * The picture of the README: what `npm start` printed (docs/start.txt, recorded by hand), drawn as a terminal.
+ * Pictures of what a command printed (docs/start.txt, docs/lab.txt, recorded by hand), drawn as a terminal.
  */
 
 const columnWidth = 7.83;
@@ -17,7 +17,7 @@ function colour(line: string): string {
   return '#9da7b3';
 }
 
-export function recordingSvg(text: string): string {
+export function recordingSvg(text: string, title: string): string {
   const lines = text.trimEnd().split('\n');
   const width = Math.ceil(Math.max(...lines.map((line) => line.length)) * columnWidth + 2 * margin);
   const height = lines.length * lineHeight + 2 * margin;
@@ -27,7 +27,7 @@ export function recordingSvg(text: string): string {
   });
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" role="img">`,
-    '  <title>npm start: a commit becomes running nodes</title>',
+    `  <title>${escapeXml(title)}</title>`,
     `  <rect width="${width}" height="${height}" rx="8" fill="#0d1117"/>`,
     '  <g font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, monospace" font-size="13">',
     ...rows,

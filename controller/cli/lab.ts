@@ -147,7 +147,8 @@ export async function runLab(given: LabFlags, context: LabContext): Promise<numb
     `  ip netns exec ${netns} nft list table bridge lab       who may talk to whom`,
     `  change red.yaml from alpha to beta and add "update: { policy: Rolling }": the nodes are imaged anew one at a time`,
   ];
-  const qemu = { trusted: images.trusted, origins: [imageDirectory] };
+  const { kernel, initrd } = images.trusted;
+  const qemu = { trusted: { kernel, initrd }, origins: [imageDirectory] };
   const { untilReady, port, timeout } = given;
   const flags = { dataDir, example: resolve(given.example ?? site), timeFactor: 1, timeout };
   return runStandalone(

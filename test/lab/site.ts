@@ -96,7 +96,7 @@ export class LabSite {
       },
       drivers: 'qemu',
       qemu: {
-        trusted: images.trusted,
+        trusted: { kernel: images.trusted.kernel, initrd: images.trusted.initrd },
         origins: [join(images.alpha.path, '..')],
         ...(rateBytes === undefined ? {} : { rateBytes }),
       },
@@ -124,6 +124,10 @@ export class LabSite {
   async until(what: string, condition: () => Promise<boolean>, limitMs = 240_000): Promise<void> {
     const end = clock.monotonic() + limitMs;
     while (clock.monotonic() < end) {
+      for (const child of [this.#operator, this.#agent]) {
+        if (child !== undefined && child.exitCode !== null)
+          throw new Error(`a process ended: ${this.log('agent').slice(-2000)}`);
+      }
       try {
         if (await condition()) return;
       } catch (error) {

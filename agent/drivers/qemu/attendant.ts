@@ -26,6 +26,8 @@ interface Task {
 }
 
 const lookEveryMs = 200;
+/** After a look that failed. */
+const lookAgainMs = 1_000;
 const steps = 64;
 /** A pace that differs less is not worth a command. */
 const sameShare = 0.2;
@@ -77,9 +79,15 @@ export class Attendant {
       inTurn(async () => {
         if (this.#task === task) await this.#look(task);
       })
-        .catch(onError)
-        .finally(() => {
-          if (this.#task === task && this.#copy?.complete !== true) this.#lookIn(lookEveryMs);
+        .then(
+          () => lookEveryMs,
+          (error: unknown) => {
+            onError(error);
+            return lookAgainMs;
+          },
+        )
+        .then((nextMs) => {
+          if (this.#task === task && this.#copy?.complete !== true) this.#lookIn(nextMs);
         });
     });
   }
@@ -91,7 +99,10 @@ export class Attendant {
     try {
       found = await mediator.copyState(task.disk);
     } catch (error) {
-      if (error instanceof CopyFailed) onFailed(error.message);
+      if (error instanceof CopyFailed) {
+        this.stop();
+        onFailed(error.message);
+      }
       throw error;
     }
     if (this.#task !== task) return;

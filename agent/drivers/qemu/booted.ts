@@ -16,13 +16,12 @@ import type { Change, Erase, Serving, VmmPlan, VmmReading } from '../port.ts';
 import { Attendant } from './attendant.ts';
 import type { BootAnswer, BootHandler } from './boot-server.ts';
 import { readJsonFile, writeJsonFile } from './files.ts';
-import { layoutOffset, readLayout, tenantWrites } from './images/tenant-data.ts';
 import type { QemuMachine } from './machine.ts';
-import { beginMap, inspectMap } from './map.ts';
 import { type ExportPlace, Mediator } from './mediator.ts';
 import { bootPort, controlAddress, controlPortAddress, dataAddress } from './network.ts';
 import { QmpError } from './qmp.ts';
 import { macAddress } from './shape.ts';
+import { failureOf, prepareTarget, writeTenantData } from './target.ts';
 
 /** The rack's side of the trusted image: who booted it, and what it does. */
 export interface TrustedSide {
@@ -44,8 +43,8 @@ export interface BootedNodeOptions {
   readonly machine: QemuMachine;
   readonly clock: Clock;
   readonly serving: () => Serving;
-  /** Where the node's image is exported; undefined while it is not. */
-  readonly place: () => ExportPlace | undefined;
+  /** Where the image of this digest is exported to the node; undefined while it is not. */
+  readonly place: (digest: string) => ExportPlace | undefined;
   /** Of the image that is exported to the node. */
   readonly readImage: (offset: number, length: number) => Promise<Buffer>;
   readonly trustedImage: TrustedImage;
@@ -69,12 +68,6 @@ const nothing: NodeObservation['copy'] = { totalBytes: 0, localBytes: 0, flushed
 /** Longer than a busy QEMU takes for an answer, so that what was asked before is not what is read. */
 const askAgainMs = 1_000;
 const leavePatienceMs = 120_000;
-
-const failureOf = (code: Failure['code'], message: string, retryable = true): Failure => ({
-  code,
-  message: message.slice(0, 1024),
-  retryable,
-});
 
 export class BootedNode implements BootHandler {
   readonly mediator: Mediator;
@@ -226,37 +219,38 @@ export class BootedNode implements BootHandler {
 
   /** @returns undefined when it cannot be, and why is in `#failure` */
   async #startVmm(): Promise<BootAnswer | undefined> {
-    const { machine, place: exportPlace } = this.#options;
-    const { plan } = this.#kept;
-    const failure =
-      plan === undefined
-        ? failureOf('VmmFailed', 'the boot server has no plan for this machine')
-        : await this.#prepareDisk(plan);
-    if (plan === undefined || failure !== undefined) {
-      if (failure !== undefined) this.#fail(failure);
+    const { machine, readImage } = this.#options;
+    const { plan, starts } = this.#kept;
+    if (plan === undefined) {
+      this.#fail(failureOf('VmmFailed', 'the boot server has no plan for this machine'));
+      return undefined;
+    }
+    const hasRun = starts.epoch === plan.epoch;
+    const place = this.#options.place(plan.environment.image.sha256);
+    const failure = await prepareTarget(machine.spec, plan, hasRun, place);
+    if (failure !== undefined) {
+      this.#fail(failure);
       return undefined;
     }
     for (const { name } of machine.spec.shape.disks) if (name !== plan.disk) await this.mediator.openPlain(name);
     try {
-      await this.mediator.prepare(plan.disk, exportPlace());
+      await this.mediator.prepare(plan.disk, place);
     } catch (error) {
       this.#fail(failureOf('ImageUnavailable', `the image cannot be read: ${(error as Error).message}`));
       return undefined;
     }
-    // Once: what the guest makes of it later is its own.
-    if (this.#kept.starts.epoch !== plan.epoch) {
-      try {
-        await this.#writeTenantData(plan);
-      } catch (error) {
-        this.#fail(failureOf('VmmFailed', (error as Error).message, false));
-        return undefined;
-      }
+    try {
+      // Once: what the guest makes of it later is its own.
+      if (!hasRun) await writeTenantData(this.mediator, readImage, plan);
+    } catch (error) {
+      this.#fail(failureOf('VmmFailed', (error as Error).message, false));
+      return undefined;
     }
     const boot = { kind: 'Vmm', bootId: machine.bootId, plan, isRunning: false } as const;
     this.#keep({ boot });
     // The disk appears a moment later, once the cable is pulled: until then there is nothing to boot on it.
-    const place = machine.spec.shape.disks.findIndex(({ name }) => name === plan.disk);
-    const attempt = `sanboot --no-describe --drive 0x${(0x80 + place).toString(16)} || sleep 1\n`;
+    const drive = 0x80 + machine.spec.shape.disks.findIndex(({ name }) => name === plan.disk);
+    const attempt = `sanboot --no-describe --drive 0x${drive.toString(16)} || sleep 1\n`;
     return {
       script: `${attempt.repeat(10)}chain --replace --autofree ${this.#server}/boot.ipxe\n`,
       onTaken: () => {
@@ -265,37 +259,6 @@ export class BootedNode implements BootHandler {
         }).catch(this.#options.onError);
       },
     };
-  }
-
-  /** Kernel arguments, host name, keys and user data, where the image keeps a place for them. */
-  async #writeTenantData({ environment, disk, epoch, hostname, sshKeys }: VmmPlan): Promise<void> {
-    const { boot, image, userData } = environment;
-    const layout = readLayout(await this.#options.readImage(layoutOffset, 512), image.sizeBytes);
-    const writes = tenantWrites(layout, {
-      kernelArguments: boot.localArguments === 'InImage' ? [] : boot.kernelArguments,
-      ...{ hostname, sshKeys, instance: String(epoch) },
-      ...(userData === undefined ? {} : { userData: userData.inline }),
-    });
-    for (const { offset, bytes } of writes) await this.mediator.write(disk, offset, bytes);
-  }
-
-  async #prepareDisk(plan: VmmPlan): Promise<Failure | undefined> {
-    const { machine, place } = this.#options;
-    const { image, revision } = plan.environment;
-    const disk = machine.spec.shape.disks.find(({ name }) => name === plan.disk);
-    if (disk === undefined) return failureOf('NoSuitableDisk', `no disk ${plan.disk}`, false);
-    const map = await inspectMap(machine.spec, disk.name, { epoch: plan.epoch, digest: image.sha256 });
-    if (map === 'Valid') return undefined;
-    if (plan.start === 'Keep' || this.#kept.starts.epoch === plan.epoch)
-      return failureOf('MapInvalid', `the map of filled blocks on ${disk.name} is not valid`, false);
-    if (place() === undefined) return failureOf('ImageUnavailable', 'the image is not exported to this machine');
-    try {
-      const imageBytes = Math.min(image.sizeBytes, disk.sizeBytes);
-      await beginMap(machine.spec, disk, { epoch: plan.epoch, revision, digest: image.sha256, imageBytes });
-    } catch (error) {
-      return failureOf('DiskFailed', `${disk.name}: ${(error as Error).message}`);
-    }
-    return undefined;
   }
 
   /** Pulls the cable of the control port, then lets the guest have its disk. */

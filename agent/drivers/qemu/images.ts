@@ -117,10 +117,10 @@ export class LabImages implements Images {
     }
   }
 
-  /** Where the node's VMM reads its image; undefined while none is exported. */
-  place(node: string): ExportPlace | undefined {
-    const { kept, exported } = this.#state(node);
-    if (kept.export === undefined || exported !== 'Open') return undefined;
+  /** Where the node's VMM reads the image of this digest; undefined while another one is exported, or none. */
+  place(node: string, digest: string): ExportPlace | undefined {
+    const { kept, exported, found } = this.#state(node);
+    if (kept.export === undefined || exported !== 'Open' || found?.digest !== digest) return undefined;
     return { socketPath: this.#options.exporter.socketPath, name: kept.export.name };
   }
 

@@ -1,7 +1,7 @@
 /**
  * Puts a rack of the lab together: machines, their switch, the rack's image cache, the trusted image, and the drivers over them.
  *
- * Invariant: what was begun is ended again when a later part cannot be opened; machines that ran before go on.
+ * Invariant: machines that ran before go on, whether the rack can be opened or not.
  */
 import { mkdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -91,7 +91,7 @@ export async function openQemuRack(options: QemuRackOptions): Promise<QemuRack> 
       new BootedNode({
         ...{ machine, clock, trustedImage, trusted, onError },
         serving: () => images.serving(node),
-        place: () => images.place(node),
+        place: (digest) => images.place(node, digest),
         readImage: (offset, length) => images.readImage(node, offset, length),
         changed: () => changed(node),
       }),
@@ -122,7 +122,9 @@ export async function openQemuRack(options: QemuRackOptions): Promise<QemuRack> 
       close: () => void close(),
     },
     async remove() {
-      await Promise.all([...machines.values()].map((machine) => machine.off()));
+      // One that cannot be ended keeps nobody from taking away the rest.
+      const ended = await Promise.allSettled([...machines.values()].map((machine) => machine.off()));
+      for (const one of ended) if (one.status === 'rejected') onError(one.reason);
       await close();
       await network.remove();
       rmSync(runDirectory, { recursive: true, force: true });
