@@ -7,6 +7,7 @@ import { readFileSync } from 'node:fs';
 import { type Duplex, duplexPair } from 'node:stream';
 import { test } from 'node:test';
 import { VmmChannels } from '../../agent/drivers/vmm-channel/agent-side.ts';
+import { decodeBootRecord, encodeBootRecord } from '../../agent/drivers/vmm-channel/boot-record.ts';
 import { connectionKeys, encodeFrame, FrameReader } from '../../agent/drivers/vmm-channel/frame.ts';
 import { decode, encode, type Message, type Plan, type Status } from '../../agent/drivers/vmm-channel/messages.ts';
 import { type VmmMachine, VmmPeer } from '../../agent/drivers/vmm-channel/peer.ts';
@@ -69,6 +70,24 @@ test('the bytes are those of the specification', () => {
     assert.deepEqual(encodeFrame(key, sequence, encode(message)), vector(name), name);
     assert.deepEqual(decode(encode(message)), message, name);
   }
+});
+
+test('the boot record is that of the specification, and nothing else is one', () => {
+  const record = { epoch: 7n, bootId, key: bootKey, address: '10.77.0.1', port: 4560, tls: false };
+  assert.deepEqual(encodeBootRecord(record), vector('boot record'));
+  assert.deepEqual(decodeBootRecord(vector('boot record')), record);
+  for (const address of ['fd77::1', '::', '1:2:3:4:5:6:7:8', 'fe80::aa:bb:cc']) {
+    assert.equal(decodeBootRecord(encodeBootRecord({ ...record, address, tls: true })).address, address);
+  }
+  for (const address of ['', '300.1.1.1', 'fe80::1%eth0', '::ffff:1.2.3.4', 'agent.example']) {
+    assert.throws(() => encodeBootRecord({ ...record, address }), /no address/, address);
+  }
+  for (const at of [0, 83, 100]) {
+    const wrong = vector('boot record');
+    wrong.writeUInt8(0xff, at);
+    assert.throws(() => decodeBootRecord(wrong), /boot record/);
+  }
+  assert.throws(() => decodeBootRecord(vector('boot record').subarray(1)), /no boot record/);
 });
 
 test('a stream that is not right gives nothing from there on', () => {

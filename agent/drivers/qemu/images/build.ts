@@ -127,8 +127,10 @@ async function labImage(name: string, path: string): Promise<LabImage> {
     const hash = createHash('sha256');
     await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash);
     sha256 = hash.digest('hex');
-    await writeFile(`${noted}.new`, sha256);
-    await rename(`${noted}.new`, noted);
+    // Another build may do the same at this moment.
+    const scratch = `${noted}.${process.pid}`;
+    await writeFile(scratch, sha256);
+    await rename(scratch, noted);
   }
   return { name, path, sizeBytes: (await stat(path)).size, sha256 };
 }

@@ -6,7 +6,7 @@
  * 2. The same inputs give the same bytes: fixed times, identifiers and order.
  */
 import { createHash } from 'node:crypto';
-import { chmod, copyFile, link, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, link, mkdir, open, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { cpio, type Entry } from './cpio.ts';
 import { moduleFiles } from './modules.ts';
@@ -83,7 +83,23 @@ export async function makeLinuxImage(
   layoutSector({ bootEntry: findBootEntry(fat), seed: seedPlace }).copy(image, layoutOffset);
   fat.copy(image, fatOffset);
   root.copy(image, rootOffset);
-  await writeFile(path, image);
+  await writeSparse(path, image);
+}
+
+/** Most of an image is nothing: holes take no room. */
+async function writeSparse(path: string, image: Buffer): Promise<void> {
+  const piece = 64 << 10;
+  const nothing = Buffer.alloc(piece);
+  const file = await open(path, 'w');
+  try {
+    await file.truncate(image.length);
+    for (let at = 0; at < image.length; at += piece) {
+      const bytes = image.subarray(at, at + piece);
+      if (!bytes.equals(nothing.subarray(0, bytes.length))) await file.write(bytes, 0, bytes.length, at);
+    }
+  } finally {
+    await file.close();
+  }
 }
 
 function partitionEntry(of: { active: boolean; type: number; offset: number; size: number }): Buffer {
