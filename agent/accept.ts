@@ -190,7 +190,7 @@ function objectionToReimage(row: Row, readings: Readings, allocation: string): O
     return ['Conflict', 'devirtualization was prepared: the machine boots from its own disk from now on'];
   if (row.allocation !== allocation) return ['Conflict', `epoch ${row.epoch} belongs to allocation ${row.allocation}`];
   if (!row.guestStarted && row.certificate === undefined) {
-    return ['NotAllowed', 'a disk is not one of those that were wiped; the node needs a reclaim'];
+    return ['Conflict', 'a disk is not one of those that were wiped; the node needs a reclaim'];
   }
   if (!isolated(row, readings)) {
     return ['NotIsolated', `not every data port was read back in ${row.isolation?.domain ?? 'a domain of this epoch'}`];

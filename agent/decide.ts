@@ -13,7 +13,7 @@ import type { MachineFacts, Readings } from './drivers/port.ts';
 import { type Act, type Context, failure, limits, met, type Outcome, powerIs, waitFor } from './needs.ts';
 import { reclaimStep } from './reclaim.ts';
 import { copyComplete, type Row, type RowOperation } from './row.ts';
-import { devirtualizeStep, isolateStep, keepControlPort, planOf, reimageStep } from './tenancy.ts';
+import { devirtualizeStep, isolateStep, keepControlPort, keepServing, planOf, reimageStep } from './tenancy.ts';
 
 export interface Decision {
   readonly row: Row;
@@ -34,6 +34,7 @@ export function decide(row: Row, readings: Readings, options: DecideOptions): De
   stepIsolation(ctx);
   stepOperation(ctx);
   keepPlan(ctx);
+  keepServing(ctx);
   noticeSilence(ctx);
   const movesControl = (): boolean => ctx.acts.some((act) => act.kind === 'fabric' && act.role === 'Control');
   if (!movesControl()) keepControlPort(ctx);

@@ -65,6 +65,22 @@ export function keepControlPort(ctx: Context): void {
   else ctx.acts.push({ kind: 'fabric', role: 'Control', domain, token });
 }
 
+/** What the boot server answers while no operation needs it: nothing to a guest that came up without its hypervisor. */
+export function keepServing(ctx: Context): void {
+  const { row, readings } = ctx;
+  const { power, images, vmm } = readings;
+  const streams = row.kind === 'Tenancy' && row.mapSeen && row.plan !== undefined && !row.commitSent && !row.preparing;
+  if (!streams || vmm.vmm !== 'Absent' || row.operation?.status === 'Running') return;
+  const isBare = power.state === 'On' && power.order === 'Disk';
+  const returns = power.state === 'Off' && power.order === 'Network';
+  if (!isBare && !returns) return;
+  const what = isBare ? 'Nothing' : 'Vmm';
+  const token = `${row.node}.${row.epoch}/keep/${what}`;
+  const { serving, servingChange: change } = images;
+  const failedBefore = change?.token === token && change.status === 'Error';
+  if (serving !== what && change?.status !== 'Pending' && !failedBefore) ctx.acts.push({ kind: 'serve', what, token });
+}
+
 /** The disk that the image goes to: the smallest that fits, so that large disks stay for the tenant. */
 function targetDisk(environment: Environment, disks: readonly Disk[]): Disk | undefined {
   const { media, minSizeBytes } = environment.install.disk;

@@ -84,6 +84,8 @@ test('a tenant that lets its machine boot from the disk too early stays in its d
     assert.equal(room.give(steps.prepare, { epoch: 2 }).result, 'Refused');
     for (const { ports } of room.events('guest'))
       for (const { domain } of ports as { domain: string }[]) assert.equal(domain, 'alloc-1');
+    room.rack.faults.inject('spoofs', { node: 'n0', other: 'n1' });
+    assert.equal(room.events('secrets').filter(({ to }) => to === 'Guest').length, 0);
     // The end takes it back whatever it boots.
     await room.runAll(enrolment, 3);
     assert.equal(room.rack.truth('n0').dirty, false);
@@ -147,6 +149,23 @@ test('an update of a guest without a hypervisor opens its control port only once
   });
   await room.runAll([steps.isolate(), steps.reimage()], 3);
   assert.equal(room.rack.truth('n0').guest, 'ThroughVmm');
+  room.close();
+});
+
+test('a boot order that the tenant turned back finds its hypervisor once the machine was off', async () => {
+  const room = await tenant(2, new AgentRoom({ room: slow }));
+  await room.clock.advance(60_000);
+  room.rack.faults.inject('setsOrder', { node: 'n0' });
+  room.rack.faults.inject('reset', { node: 'n0' });
+  await room.clock.advance(30_000);
+  assert.deepEqual([room.rack.truth('n0').serving, room.seen().ports[2]?.domain], ['Nothing', 'closed']);
+  room.rack.cutPower(room.rack.machine('n0'));
+  room.rack.machine('n0').order = 'Network';
+  room.rack.changed(room.rack.machine('n0'));
+  await room.clock.advance(minute);
+  room.rack.givePower(room.rack.machine('n0'));
+  await room.clock.runUntil(() => room.seen().copy.flushed);
+  assert.equal(room.events('imaged').length, 1);
   room.close();
 });
 
