@@ -304,7 +304,7 @@ const tenancy: readonly Mutant[] = [
     edits: [
       edit(
         life,
-        "if (owner?.role !== 'Placed' || record.allocation !== owner.allocationUid) return undefined;",
+        "if (owner?.role !== 'Placed' || !isAdoptedBy(decision, record, owner)) return undefined;",
         "if (owner?.role !== 'Placed') return undefined;",
       ),
     ],
