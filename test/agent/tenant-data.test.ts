@@ -1,12 +1,7 @@
 /** What a machine's boot writes into an image: only where the image keeps a place for it, and only what fits. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import {
-  layoutSector,
-  readLayout,
-  type TenantData,
-  tenantWrites,
-} from '../../agent/drivers/qemu/images/tenant-data.ts';
+import { layoutSector, readLayout, type TenantData, tenantWrites } from '../../agent/drivers/boot/tenant-data.ts';
 
 const layout = { bootEntry: { offset: 4096, length: 4096 }, seed: { offset: 8192, length: 1024 } };
 const imageBytes = 1 << 20;

@@ -7,7 +7,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { type TestContext, test } from 'node:test';
-import { TrustedBoots, type TrustedStart } from '../../agent/drivers/qemu/trusted.ts';
+import { TrustedBoots, type TrustedStart } from '../../agent/drivers/boot/trusted.ts';
 import { systemClock } from '../../controller/runtime/clock.ts';
 import { seededRandom } from '../../controller/runtime/random.ts';
 

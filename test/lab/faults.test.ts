@@ -5,7 +5,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import type { Exporter } from '../../agent/drivers/qemu/images.ts';
+import type { LabExporter } from '../../agent/drivers/qemu/rack.ts';
 import { RackExporter } from '../../agent/image/exporter.ts';
 import { packImage } from '../../agent/image/pack.ts';
 import type { Environment } from '../../controller/api/protocol.generated.ts';
@@ -107,7 +107,7 @@ test('a machine whose BMC forgot the boot order boots no guest of anybody', opti
 
 test('a block that was torn on the way is refused and fetched again', options, async () => {
   let exporter: RackExporter | undefined;
-  const later: Exporter = {
+  const later: LabExporter = {
     open: (name, image) => started().open(name, image),
     close: (name) => started().close(name),
     read: (name, offset, length) => started().read(name, offset, length),

@@ -6,8 +6,8 @@ import { copyFile, open, readFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { readLayout, type TenantData, tenantWrites } from '../../agent/drivers/boot/tenant-data.ts';
 import { buildLabImages, type LabImage } from '../../agent/drivers/qemu/images/build.ts';
-import { readLayout, type TenantData, tenantWrites } from '../../agent/drivers/qemu/images/tenant-data.ts';
 import { bootMs, imageDirectory, imageTools, needs, ownDirectory, startMachine } from './one-machine.ts';
 
 const nobody: TenantData = { kernelArguments: [], hostname: 'n0', sshKeys: [], instance: 'e1' };

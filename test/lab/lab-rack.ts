@@ -10,12 +10,13 @@ import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { AgentCore } from '../../agent/core.ts';
+import type { TrustedSide } from '../../agent/drivers/boot/trusted-boot.ts';
 import type { Fabric, Power } from '../../agent/drivers/port.ts';
 import { type LabBmcs, startLabBmcs } from '../../agent/drivers/qemu/bmcs.ts';
-import type { BootedNode, TrustedSide } from '../../agent/drivers/qemu/booted.ts';
+import type { BootedNode } from '../../agent/drivers/qemu/booted.ts';
 import { directPower } from '../../agent/drivers/qemu/direct-power.ts';
-import type { Exporter } from '../../agent/drivers/qemu/images.ts';
 import type { QemuMachine } from '../../agent/drivers/qemu/machine.ts';
+import type { LabExporter } from '../../agent/drivers/qemu/rack.ts';
 import { openQemuRack, type QemuRack, type QemuRackOptions } from '../../agent/drivers/qemu/rack.ts';
 import { diskSerial } from '../../agent/drivers/qemu/shape.ts';
 import { MemoryLog } from '../../agent/log.ts';
@@ -39,7 +40,7 @@ export async function until(
 }
 
 /** nbdkit, an NBD server of others, in place of the rack's own: can be killed and started again. */
-export class NbdkitExporter implements Exporter {
+export class NbdkitExporter implements LabExporter {
   readonly socketPath: string;
   readonly #directory: string;
   #child: ReturnType<typeof spawn> | undefined;
@@ -126,7 +127,7 @@ const nobodyTrusted: TrustedSide = {
 
 export interface LabRackOptions {
   readonly nodes?: readonly string[];
-  readonly exporter?: (directory: string) => Exporter;
+  readonly exporter?: (directory: string) => LabExporter;
   readonly rack?: Partial<QemuRackOptions>;
   /** Power by Redfish, through a BMC for each machine. */
   readonly hasBmcs?: boolean;
@@ -137,7 +138,7 @@ export class LabRack {
   readonly nodes: readonly string[];
   readonly log = new MemoryLog('store-1');
   readonly errors: unknown[] = [];
-  readonly exporter: Exporter;
+  readonly exporter: LabExporter;
   readonly #options: LabRackOptions;
   bmcs: LabBmcs['bmcs'] = new Map();
   #rack: QemuRack | undefined;

@@ -4,7 +4,7 @@ import { createReadStream } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { TestContext } from 'node:test';
-import { TrustedBoots } from '../../agent/drivers/qemu/trusted.ts';
+import { TrustedBoots } from '../../agent/drivers/boot/trusted.ts';
 import { systemClock } from '../../controller/runtime/clock.ts';
 import { systemRandom } from '../../controller/runtime/random.ts';
 

@@ -6,13 +6,13 @@
 import { join } from 'node:path';
 import { type Clock, sleep } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
+import { readJsonFile, writeJsonFile } from '../boot/files.ts';
 import type { Power } from '../port.ts';
 import type { PollTimes } from '../redfish/node.ts';
 import { factsFile, redfishPower } from '../redfish/power.ts';
 import type { Credentials } from '../redfish/session.ts';
 import type { BmcHardware } from './bmc/machine.ts';
 import { type RunningBmc, startBmc } from './bmc/server.ts';
-import { readJsonFile, writeJsonFile } from './files.ts';
 import type { QemuMachine } from './machine.ts';
 import { factsOf, type MachineSpec, macAddress, portName, roles } from './shape.ts';
 

@@ -12,32 +12,24 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import type { Failure, NodeObservation } from '../../../controller/api/protocol.generated.ts';
 import type { Clock } from '../../../controller/runtime/clock.ts';
-import type { Change, Erase, Serving, VmmPlan, VmmReading } from '../port.ts';
+import type { BootAnswer, BootFile, BootHandler } from '../boot/boot-server.ts';
+import { readJsonFile, writeJsonFile } from '../boot/files.ts';
+import {
+  askAgainScript,
+  type TrustedImage,
+  type TrustedSide,
+  trustedArguments,
+  trustedFile,
+  trustedScript,
+} from '../boot/trusted-boot.ts';
+import type { Change, Serving, VmmPlan, VmmReading } from '../port.ts';
 import { Attendant } from './attendant.ts';
-import type { BootAnswer, BootHandler } from './boot-server.ts';
-import { readJsonFile, writeJsonFile } from './files.ts';
 import type { QemuMachine } from './machine.ts';
 import { type ExportPlace, Mediator } from './mediator.ts';
 import { bootPort, controlAddress, controlPortAddress, dataAddress } from './network.ts';
 import { QmpError } from './qmp.ts';
 import { macAddress } from './shape.ts';
 import { failureOf, prepareTarget, writeTenantData } from './target.ts';
-
-/** The rack's side of the trusted image: who booted it, and what it does. */
-export interface TrustedSide {
-  begin(node: string): { readonly bootId: string; readonly kernelArguments: readonly string[] };
-  end(node: string): void;
-  read(node: string): VmmReading['trusted'];
-  attest(node: string, nonce: string): Promise<void>;
-  wipe(node: string, erase: Erase): Promise<void>;
-  check(node: string): Promise<void>;
-  handle(request: IncomingMessage, response: ServerResponse): Promise<boolean>;
-}
-
-export interface TrustedImage {
-  readonly kernel: string;
-  readonly initrd: string;
-}
 
 export interface BootedNodeOptions {
   readonly machine: QemuMachine;
@@ -189,8 +181,7 @@ export class BootedNode implements BootHandler {
 
   /** A machine that found nothing to boot keeps asking. */
   #nothing(): BootAnswer {
-    const why = this.#failure?.failure.code ?? 'nothing to boot';
-    return { script: `echo ${why}\nsleep 3\nchain --replace --autofree ${this.#server}/boot.ipxe\n` };
+    return { script: askAgainScript(this.#server, this.#failure?.failure.code ?? 'nothing to boot') };
   }
 
   async #startTrusted(): Promise<BootAnswer> {
@@ -199,21 +190,18 @@ export class BootedNode implements BootHandler {
     const { bootId, kernelArguments } = trusted.begin(machine.spec.name);
     this.#trustedBootId = bootId;
     this.#keep({ boot: { kind: 'Trusted', bootId: machine.bootId } });
-    const files = `${this.#server}/boot/${bootId}`;
     const { index } = machine.spec;
-    const told = [
-      `bitvisor.agent=${this.#server}/trusted`,
-      `bitvisor.control=${macAddress(index, 'Control')}`,
-      `bitvisor.address=${controlPortAddress(index)}/24`,
-      ...kernelArguments,
-    ].join(' ');
     return {
-      script: [
-        `kernel ${files}/kernel initrd=initrd console=ttyS0 quiet no_timer_check ${told}`,
-        `initrd --name initrd ${files}/initrd`,
-        'boot',
-        '',
-      ].join('\n'),
+      script: trustedScript({
+        server: this.#server,
+        bootId,
+        kernelArguments: [
+          ...trustedArguments(this.#server, macAddress(index, 'Control'), `${controlPortAddress(index)}/24`),
+          // QEMU without KVM on a busy host looks to the kernel as if its timer did not work.
+          'no_timer_check',
+          ...kernelArguments,
+        ],
+      }),
     };
   }
 
@@ -277,10 +265,8 @@ export class BootedNode implements BootHandler {
     this.#attendant.start({ disk: plan.disk, yielding: plan.environment.install.yield }, plan.maxRateBytes);
   }
 
-  file(bootId: string, name: string): string | undefined {
-    if (bootId !== this.#trustedBootId) return undefined;
-    const { kernel, initrd } = this.#options.trustedImage;
-    return name === 'kernel' ? kernel : name === 'initrd' ? initrd : undefined;
+  file(bootId: string, name: string): BootFile | undefined {
+    return bootId === this.#trustedBootId ? trustedFile(this.#options.trustedImage, name) : undefined;
   }
 
   async trusted(request: IncomingMessage, response: ServerResponse): Promise<boolean> {

@@ -11,9 +11,9 @@ import { closeSync, mkdirSync, openSync, readFileSync, readSync, rmSync, truncat
 import { join } from 'node:path';
 import { type Clock, sleep } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
+import { readJsonFile, writeJsonFile } from '../boot/files.ts';
 import { type BmcMachine, type BootOverride, noOverride } from './bmc/machine.ts';
 import { run } from './command.ts';
-import { readJsonFile, writeJsonFile } from './files.ts';
 import { emptyNode, fileNode, nodeNames, topNode } from './graph.ts';
 import { tapName } from './network.ts';
 import { Qmp } from './qmp.ts';

@@ -9,8 +9,8 @@
  */
 import { existsSync, rmSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
+import { readJsonFile, writeJsonFile } from '../boot/files.ts';
 import { run } from './command.ts';
-import { readJsonFile, writeJsonFile } from './files.ts';
 import { type DiskShape, diskPath, type MachineSpec } from './shape.ts';
 
 export interface MapNote {

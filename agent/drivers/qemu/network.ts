@@ -11,6 +11,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node
 import type { Server } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { type DhcpLayout, dnsmasqConfig } from '../boot/dnsmasq.ts';
 import { run } from './command.ts';
 import { type MachineSpec, macAddress, type PortRole, roles } from './shape.ts';
 
@@ -62,38 +63,26 @@ function batchOf(machines: readonly MachineSpec[]): string {
   return `${lines.join('\n')}\n`;
 }
 
-function dnsmasqConfig({ machines, directory }: RackNetworkOptions): string {
-  const lines = [
-    'port=0',
-    'bind-interfaces',
-    'except-interface=lo',
-    `interface=${dataBridge}`,
-    'user=root',
-    'no-resolv',
-    'no-hosts',
-    'no-ping',
-    'dhcp-authoritative',
-    'enable-ra',
-    `dhcp-leasefile=${join(directory, 'dhcp.leases')}`,
-    `pid-file=${join(directory, 'dnsmasq.pid')}`,
-    `log-facility=${join(directory, 'dnsmasq.log')}`,
-    `dhcp-range=set:data,10.99.0.0,static,255.255.0.0,12h`,
-    'dhcp-match=set:ipxe,175',
-    // Option 176 of iPXE's own space: no ProxyDHCP is to be waited for.
-    'dhcp-option=encap:175,176,1b',
-  ];
-  for (const { index } of machines) {
-    const subnet = `10.77.${index}`;
-    lines.push(
-      `interface=${controlBridge(index)}`,
-      `dhcp-host=${macAddress(index, 'Data')},${dataAddress(index)}`,
-      `dhcp-host=${macAddress(index, 'Control')},${controlPortAddress(index)}`,
-      `dhcp-range=set:ctl${index},${subnet}.0,static,255.255.255.0,1h`,
-      `dhcp-range=fd77:0:0:${index.toString(16)}::,ra-only,64,1h`,
-      `dhcp-boot=tag:ipxe,tag:ctl${index},http://${controlAddress(index)}:${bootPort}/boot.ipxe`,
-    );
-  }
-  return `${lines.join('\n')}\n`;
+/** DHCP of the rack: guests by their data port, and a control segment for each machine. */
+function dhcpOf({ machines, directory }: RackNetworkOptions): DhcpLayout {
+  return {
+    directory,
+    user: 'root',
+    data: {
+      interface: dataBridge,
+      network: '10.99.0.0',
+      netmask: '255.255.0.0',
+      hosts: machines.map(({ index }) => ({ mac: macAddress(index, 'Data'), address: dataAddress(index) })),
+    },
+    control: machines.map(({ index }) => ({
+      interface: controlBridge(index),
+      network: `10.77.${index}.0`,
+      netmask: '255.255.255.0',
+      prefix: `fd77:0:0:${index.toString(16)}::`,
+      hosts: [{ mac: macAddress(index, 'Control'), address: controlPortAddress(index) }],
+      boot: `http://${controlAddress(index)}:${bootPort}/boot.ipxe`,
+    })),
+  };
 }
 
 function runningPid(pidFile: string, program: string): number | undefined {
@@ -133,7 +122,7 @@ export class RackNetwork {
         throw error;
       }
     }
-    const config = dnsmasqConfig(this.#options);
+    const config = dnsmasqConfig(dhcpOf(this.#options));
     const configPath = join(directory, 'dnsmasq.conf');
     const pid = this.#dnsmasqPid();
     if (pid !== undefined && existsSync(configPath) && readFileSync(configPath, 'utf8') === config) return;

@@ -9,15 +9,16 @@ import { join } from 'node:path';
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
 import { RackExporter } from '../../image/exporter.ts';
+import { TrustedBoots } from '../boot/trusted.ts';
+import { type TrustedImage, trustedSide } from '../boot/trusted-boot.ts';
+import type { Baseline } from '../boot/trusted-facts.ts';
 import { bridgeFabric } from '../fabric/bridge.ts';
 import type { BridgeLayout, BridgePort } from '../fabric/layout.ts';
 import type { Drivers } from '../port.ts';
 import { type LabBmcs, startLabBmcs } from './bmcs.ts';
-import type { TrustedImage, TrustedSide } from './booted.ts';
 import { bootPort, controlAddress, controlPortAddress, dataAddress, dataGateway, tapName } from './network.ts';
 import { openQemuRack, type QemuRack } from './rack.ts';
 import { diskSerial, type MachineShape, type MachineSpec, macAddress, portName } from './shape.ts';
-import { TrustedBoots } from './trusted.ts';
 
 export interface LabSettings {
   readonly trustedImage: TrustedImage;
@@ -81,27 +82,11 @@ function layoutOf(specs: readonly MachineSpec[]): BridgeLayout {
 }
 
 /** What a machine of the lab must show at its check. */
-function trustedSide(boots: TrustedBoots, specs: readonly MachineSpec[]): TrustedSide {
-  const baselines = new Map(
-    specs.map(({ name, shape }) => [
-      name,
-      {
-        cores: 1,
-        minMemoryBytes: shape.memoryMiB * mebi * (1 - kernelKeepsShare),
-        disks: shape.disks.map((disk) => ({ serial: diskSerial(name, disk.name), sizeBytes: disk.sizeBytes })),
-      },
-    ]),
-  );
-  return {
-    begin: (node) => boots.begin(node),
-    end: (node) => boots.end(node),
-    read: (node) => boots.read(node),
-    attest: (node, nonce) => boots.attest(node, nonce),
-    wipe: (node, erase) => boots.wipe(node, erase),
-    check: (node) => boots.check(node, baselines.get(node) ?? {}),
-    handle: (request, response) => boots.handle(request, response),
-  };
-}
+const baselineOf = ({ name, shape }: MachineSpec): Baseline => ({
+  cores: 1,
+  minMemoryBytes: shape.memoryMiB * mebi * (1 - kernelKeepsShare),
+  disks: shape.disks.map((disk) => ({ serial: diskSerial(name, disk.name), sizeBytes: disk.sizeBytes })),
+});
 
 /** @throws Error for people when a program, a package or the rights are missing */
 export async function openLab(
@@ -126,7 +111,11 @@ export async function openLab(
       ...{ nodes, directory, runDirectory: tmpdir(), clock, random, onError, exporter },
       ...(settings.shape === undefined ? {} : { shape: settings.shape }),
       trustedImage: settings.trustedImage,
-      trusted: (specs, onChange) => trustedSide(new TrustedBoots({ clock, random, onChange }), specs),
+      trusted: (specs, onChange) =>
+        trustedSide(
+          new TrustedBoots({ clock, random, onChange }),
+          new Map(specs.map((spec) => [spec.name, baselineOf(spec)])),
+        ),
       async power(machines, changed) {
         bmcs = await startLabBmcs(machines, { directory, clock, random, changed, onError });
         return { ...bmcs.power, close: () => bmcs?.close() };

@@ -10,15 +10,20 @@ import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
+import { type BootServer, startBootServer } from '../boot/boot-server.ts';
+import { type Exporter, RackImages } from '../boot/images.ts';
+import type { TrustedImage, TrustedSide } from '../boot/trusted-boot.ts';
 import type { Drivers, Fabric, Power } from '../port.ts';
-
-import { type BootServer, startBootServer } from './boot-server.ts';
-import { BootedNode, type TrustedImage, type TrustedSide } from './booted.ts';
-import { type Exporter, LabImages } from './images.ts';
+import { BootedNode } from './booted.ts';
 import { QemuMachine } from './machine.ts';
 import { RackNetwork } from './network.ts';
 import { defaultShape, type MachineShape, type MachineSpec } from './shape.ts';
 import { labVmm } from './vmm.ts';
+
+/** Machines that QEMU plays connect by a socket of the file system. */
+export interface LabExporter extends Exporter {
+  readonly socketPath: string;
+}
 
 type Closable<Driver> = Driver & { close?(): Promise<void> | void };
 
@@ -29,7 +34,7 @@ export interface QemuRackOptions {
   /** For sockets, below which the rack makes a directory of its own; short, such as /tmp. */
   readonly runDirectory: string;
   readonly shape?: MachineShape;
-  readonly exporter: Exporter;
+  readonly exporter: LabExporter;
   readonly trustedImage: TrustedImage;
   readonly trusted: (specs: readonly MachineSpec[], changed: (node: string) => void) => TrustedSide;
   readonly clock: Clock;
@@ -80,7 +85,7 @@ export async function openQemuRack(options: QemuRackOptions): Promise<QemuRack> 
   let listener: (node: string) => void = () => {};
   const changed = (node: string): void => listener(node);
   const machines = new Map(specs.map((spec) => [spec.name, new QemuMachine({ spec, clock, random, onError })]));
-  const images = new LabImages({
+  const images = new RackImages({
     nodes: new Map(specs.map((spec) => [spec.name, spec])),
     ...{ exporter, clock, random, changed, onError },
   });
@@ -91,7 +96,10 @@ export async function openQemuRack(options: QemuRackOptions): Promise<QemuRack> 
       new BootedNode({
         ...{ machine, clock, trustedImage, trusted, onError },
         serving: () => images.serving(node),
-        place: (digest) => images.place(node, digest),
+        place: (digest) => {
+          const name = images.exportName(node, digest);
+          return name === undefined ? undefined : { socketPath: exporter.socketPath, name };
+        },
         readImage: (offset, length) => images.readImage(node, offset, length),
         changed: () => changed(node),
       }),
@@ -101,8 +109,12 @@ export async function openQemuRack(options: QemuRackOptions): Promise<QemuRack> 
   for (const node of booted.values()) await node.attach();
   const fabric = await options.fabric({ netns, specs }, changed);
   const power = await options.power(machines, changed);
-  const handlers = new Map(specs.map(({ name, index }) => [index, booted.get(name) as BootedNode]));
-  const bootServer: BootServer = startBootServer(await network.listen(), handlers, onError);
+  const byIndex = new Map(specs.map(({ name, index }) => [index, booted.get(name)]));
+  const listeners = [...(await network.listen())].map(([index, listener]) => ({
+    listener,
+    handlerOf: () => byIndex.get(index),
+  }));
+  const bootServer: BootServer = startBootServer(listeners, onError);
   const close = async (): Promise<void> => {
     listener = () => {};
     bootServer.close();

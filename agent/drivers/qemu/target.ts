@@ -4,8 +4,8 @@
  * Invariant: a valid map of the plan's epoch and image is kept. Without one the disk is erased only if no guest ever ran under the plan.
  */
 import type { Failure } from '../../../controller/api/protocol.generated.ts';
+import { plannedWrites } from '../boot/planned-writes.ts';
 import type { VmmPlan } from '../port.ts';
-import { layoutOffset, readLayout, tenantWrites } from './images/tenant-data.ts';
 import { beginMap, inspectMap } from './map.ts';
 import type { ExportPlace, Mediator } from './mediator.ts';
 import type { MachineSpec } from './shape.ts';
@@ -47,14 +47,8 @@ export async function prepareTarget(
 export async function writeTenantData(
   mediator: Mediator,
   readImage: (offset: number, length: number) => Promise<Buffer>,
-  { environment, disk, epoch, hostname, sshKeys }: VmmPlan,
+  plan: VmmPlan,
 ): Promise<void> {
-  const { boot, image, userData } = environment;
-  const layout = readLayout(await readImage(layoutOffset, 512), image.sizeBytes);
-  const writes = tenantWrites(layout, {
-    kernelArguments: boot.localArguments === 'InImage' ? [] : boot.kernelArguments,
-    ...{ hostname, sshKeys, instance: String(epoch) },
-    ...(userData === undefined ? {} : { userData: userData.inline }),
-  });
-  for (const { offset, bytes } of writes) await mediator.write(disk, offset, bytes);
+  const writes = await plannedWrites(plan, readImage, plan.environment.image.sizeBytes);
+  for (const { offset, bytes } of writes) await mediator.write(plan.disk, offset, bytes);
 }

@@ -8,10 +8,10 @@
 import { createHash } from 'node:crypto';
 import { chmod, copyFile, link, mkdir, open, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { bootEntry, bootEntryTitle, layoutOffset, layoutSector, type Place } from '../../boot/tenant-data.ts';
 import { cpio, type Entry } from './cpio.ts';
 import { moduleFiles } from './modules.ts';
 import { run } from './run.ts';
-import { bootEntry, bootEntryTitle, layoutOffset, layoutSector, type Place } from './tenant-data.ts';
 
 export interface LinuxEnvironment {
   /** "alpha": what the guest calls itself. */

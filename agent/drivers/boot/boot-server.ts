@@ -10,7 +10,7 @@
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { Server } from 'node:net';
+import type { Server, Socket } from 'node:net';
 
 export interface BootAnswer {
   /** An iPXE script. */
@@ -18,11 +18,17 @@ export interface BootAnswer {
   onTaken?(): void;
 }
 
+export interface BootFile {
+  readonly path: string;
+  /** Sent behind what the file holds. */
+  readonly trailer?: Buffer;
+}
+
 /** One machine's side of the boot server. */
 export interface BootHandler {
   boot(): Promise<BootAnswer>;
-  /** Path of a file that this boot may have; undefined: none of that name. */
-  file(bootId: string, name: string): string | undefined;
+  /** A file that this boot may have; undefined: none of that name. */
+  file(bootId: string, name: string): BootFile | undefined;
   /** Answers a request of the trusted image that this machine booted; false: it is not for it. */
   trusted(request: IncomingMessage, response: ServerResponse): Promise<boolean>;
 }
@@ -31,12 +37,14 @@ export interface BootServer {
   close(): void;
 }
 
-async function sendFile(response: ServerResponse, path: string): Promise<void> {
+async function sendFile(response: ServerResponse, { path, trailer }: BootFile): Promise<void> {
   const { size } = await stat(path);
-  response.writeHead(200, { 'content-length': size, 'content-type': 'application/octet-stream' });
-  createReadStream(path)
+  const length = size + (trailer?.length ?? 0);
+  response.writeHead(200, { 'content-length': length, 'content-type': 'application/octet-stream' });
+  createReadStream(path, { end: Math.max(0, size - 1) })
     .on('error', () => response.destroy())
-    .pipe(response);
+    .on('end', () => response.end(trailer))
+    .pipe(response, { end: false });
 }
 
 async function answer(handler: BootHandler, request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -52,20 +60,24 @@ async function answer(handler: BootHandler, request: IncomingMessage, response: 
   }
   const [, place, bootId = '', name = ''] = pathname.split('/');
   if (place === 'trusted' && (await handler.trusted(request, response))) return;
-  const path = place === 'boot' && request.method === 'GET' ? handler.file(bootId, name) : undefined;
-  if (path === undefined) response.writeHead(404).end();
-  else await sendFile(response, path);
+  const file = place === 'boot' && request.method === 'GET' ? handler.file(bootId, name) : undefined;
+  if (file === undefined) response.writeHead(404).end();
+  else await sendFile(response, file);
 }
 
-/** @param listeners listening sockets by the index of the machine whose control port leads to them */
-export function startBootServer(
-  listeners: ReadonlyMap<number, Server>,
-  handlers: ReadonlyMap<number, BootHandler>,
-  onError: (error: unknown) => void,
-): BootServer {
-  const servers = [...listeners].map(([index, listener]) => {
-    const handler = handlers.get(index);
+/** A listening socket, and whose machine it is that a connection to it comes from; undefined: nobody's. */
+export interface BootListener {
+  readonly listener: Server;
+  handlerOf(socket: Socket): BootHandler | undefined;
+}
+
+/** A machine that says nothing for so long, or takes nothing, is gone. */
+const idleMs = 120_000;
+
+export function startBootServer(listeners: readonly BootListener[], onError: (error: unknown) => void): BootServer {
+  const servers = listeners.map(({ listener, handlerOf }) => {
     const http = createServer((request, response) => {
+      const handler = handlerOf(request.socket);
       if (handler === undefined) {
         response.writeHead(404).end();
         return;
@@ -76,6 +88,7 @@ export function startBootServer(
         else response.writeHead(500).end();
       });
     });
+    http.timeout = idleMs;
     listener.on('connection', (socket) => {
       http.emit('connection', socket);
     });

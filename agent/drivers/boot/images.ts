@@ -1,5 +1,5 @@
 /**
- * The image driver of a rack of the lab: what is exported to each node, and what the boot server answers it.
+ * The image driver of a rack: what is exported to each node, and what the boot server answers it.
  *
  * Invariants:
  * 1. An image is exported to one node alone, under a name that cannot be guessed; closing it ends the node's connections.
@@ -12,27 +12,24 @@ import { type Clock, sleep } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
 import type { Change, ImageReading, Images, Serving } from '../port.ts';
 import { readJsonFile, writeJsonFile } from './files.ts';
-import type { ExportPlace } from './mediator.ts';
 
 export type ImageSpec = Environment['image'];
 
 /** Serves images of the rack's cache to machines. */
 export interface Exporter {
   /**
-   * Exports the image under the name, once it is known what it is.
+   * Exports the image under the name, to this node, once it is known what it is.
    * @throws with a sentence for people when it cannot be had
    */
-  open(name: string, image: ImageSpec): Promise<{ readonly digest: string; readonly sizeBytes: number }>;
+  open(name: string, image: ImageSpec, node: string): Promise<{ readonly digest: string; readonly sizeBytes: number }>;
   /** Nothing of it is read any more when this resolves. */
   close(name: string): Promise<void>;
   /** Of an image that is exported. */
   read(name: string, offset: number, length: number): Promise<Buffer>;
-  /** Where machines connect. */
-  readonly socketPath: string;
   servedBytes(): number;
 }
 
-export interface LabImagesOptions {
+export interface RackImagesOptions {
   readonly nodes: ReadonlyMap<string, { readonly directory: string }>;
   readonly exporter: Exporter;
   readonly clock: Clock;
@@ -58,12 +55,12 @@ interface NodeState {
 
 const retryMs = 1_000;
 
-export class LabImages implements Images {
-  readonly #options: LabImagesOptions;
+export class RackImages implements Images {
+  readonly #options: RackImagesOptions;
   readonly #nodes = new Map<string, NodeState>();
   #isClosed = false;
 
-  constructor(options: LabImagesOptions) {
+  constructor(options: RackImagesOptions) {
     this.#options = options;
     for (const [node, { directory }] of options.nodes) {
       const path = join(directory, 'images.json');
@@ -104,7 +101,7 @@ export class LabImages implements Images {
         await this.#inTurn(node, async (state) => {
           const kept = state.kept.export;
           if (kept === undefined || this.#isClosed || state.exported === 'Open') return;
-          state.found = await exporter.open(kept.name, kept.image);
+          state.found = await exporter.open(kept.name, kept.image, node);
           state.exported = 'Open';
           this.#tell(node);
         });
@@ -117,11 +114,10 @@ export class LabImages implements Images {
     }
   }
 
-  /** Where the node's VMM reads the image of this digest; undefined while another one is exported, or none. */
-  place(node: string, digest: string): ExportPlace | undefined {
+  /** Under what name the node's VMM reads the image of this digest; undefined while another one is exported, or none. */
+  exportName(node: string, digest: string): string | undefined {
     const { kept, exported, found } = this.#state(node);
-    if (kept.export === undefined || exported !== 'Open' || found?.digest !== digest) return undefined;
-    return { socketPath: this.#options.exporter.socketPath, name: kept.export.name };
+    return exported === 'Open' && found?.digest === digest ? kept.export?.name : undefined;
   }
 
   /** Of the image that is exported to the node. @throws when none is */
@@ -153,7 +149,7 @@ export class LabImages implements Images {
       const name = random.uuid();
       this.#keep(state, { ...state.kept, export: { name, image } });
       try {
-        state.found = await exporter.open(name, image);
+        state.found = await exporter.open(name, image, node);
       } catch (error) {
         await this.#shut(state);
         throw error;
