@@ -44,7 +44,12 @@ async function unpack(directory: string, name: string): Promise<UnpackedPackage>
   if (!isThere) {
     const scratch = await mkdtemp(join(directory, 'unpacking-'));
     try {
-      await run('apt-get', ['download', '-q', '-o', 'APT::Sandbox::User=root', name], { cwd: scratch });
+      await run('apt-get', ['download', '-q', '-o', 'APT::Sandbox::User=root', name], { cwd: scratch }).catch(
+        (error: unknown) => {
+          // The usual cause: apt's list names a version that a newer one has replaced.
+          throw new Error(`${name} ${version} could not be downloaded: run apt-get update`, { cause: error });
+        },
+      );
       const archive = (await readdir(scratch)).find((file) => file.endsWith('.deb'));
       if (archive === undefined) throw new Error(`apt-get download ${name} left no package`);
       await run('dpkg', ['-x', join(scratch, archive), join(scratch, 'root')]);
