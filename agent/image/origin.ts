@@ -99,8 +99,9 @@ export class FileOrigin implements Origin {
     let handle: FileHandle | undefined;
     try {
       const path = await this.#resolved();
-      // A FIFO would otherwise be waited for.
-      handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+      // A FIFO would otherwise be waited for; and the last part of a resolved path is no link, unless it was just made one.
+      const noLink = this.#below === undefined ? 0 : constants.O_NOFOLLOW;
+      handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK | noLink);
       const stat = await handle.stat();
       if (!stat.isFile()) throw new OriginError('Refused', `${this.address} is not a regular file`);
       return { handle, sizeBytes: stat.size };

@@ -26,11 +26,17 @@ export function originOf(address: string, policy: OriginPolicy, dispatcher: Disp
     return new FileOrigin(path, policy.directories ?? []);
   }
   const { prefixes } = policy;
-  if (prefixes !== undefined && !prefixes.some((prefix) => url.href.startsWith(prefix))) {
+  if (prefixes !== undefined && !prefixes.some((prefix) => isBelow(url, prefix))) {
     throw new OriginError(
       'Refused',
       `${url.origin}${url.pathname}: this rack takes images from ${prefixes.join(', ')} only`,
     );
   }
   return new HttpOrigin(url, dispatcher);
+}
+
+/** By server and path, not by characters: "https://images.example" is no prefix of https://images.example.org. */
+function isBelow(url: URL, prefix: string): boolean {
+  const allowed = URL.parse(prefix);
+  return allowed !== null && url.origin === allowed.origin && url.pathname.startsWith(allowed.pathname);
 }

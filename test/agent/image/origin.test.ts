@@ -1,6 +1,6 @@
 /** Origins that are away, lie, redirect, know no ranges, or are not allowed. */
 import assert from 'node:assert/strict';
-import { writeFile } from 'node:fs/promises';
+import { symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { ImageError, type ImageSpec } from '../../../agent/image/acquire.ts';
@@ -134,7 +134,18 @@ test('redirects are followed, files are read by path, and prefixes hold', async 
   const handle = await cache.open(spec({ url: `${origin.url}/old.raw` }));
   assert.ok((await readWhole(handle)).equals(image));
   await handle.close();
-  await assert.rejects(cache.open(spec({ url: 'http://127.0.0.2/image.raw' })), /takes images from http/);
+  for (const url of [
+    'http://127.0.0.2/image.raw',
+    `${origin.url.slice(0, -1)}/image.raw`,
+    'https://127.0.0.1.evil.example/image.raw',
+  ]) {
+    await assert.rejects(cache.open(spec({ url })), /takes images from http/, url);
+  }
+  await symlink('/etc/passwd', join(directory, 'link.raw'));
+  await assert.rejects(
+    cache.open(spec({ url: `file://${directory}/link.raw`, sha256: 'ab'.repeat(32) })),
+    /not in a directory that this rack/,
+  );
   const other = noise(mib, 5);
   await writeFile(join(directory, 'local.raw'), other);
   await writeFile(join(directory, 'local.raw.fsverity'), treeFileOf(other));
