@@ -6,7 +6,7 @@
  * 2. A process that died does nothing any more, in the middle of whatever it did.
  */
 import { AgentCore } from '../../agent/core.ts';
-import type { Drivers } from '../../agent/drivers/port.ts';
+import { type Drivers, readNode } from '../../agent/drivers/port.ts';
 import { simulatedDrivers } from '../../agent/drivers/simulated/drivers.ts';
 import { SimulatedRack } from '../../agent/drivers/simulated/rack.ts';
 import type { ObservationFeed, Resume } from '../../agent/feed.ts';
@@ -102,6 +102,20 @@ export class AgentHost {
   /** As the driver shows them. */
   shownPorts(node: string): readonly Port[] {
     return this.#drivers.fabric.read(node).ports;
+  }
+
+  /** Of changes that the drivers show as pending. */
+  pendingTokens(node: string): string[] {
+    const { power, fabric, images, vmm } = readNode(this.#drivers, node);
+    return [
+      power.stateChange,
+      power.orderChange,
+      fabric.dataChange,
+      fabric.controlChange,
+      images.exportChange,
+      images.servingChange,
+      vmm.change,
+    ].flatMap((change) => (change?.status === 'Pending' ? [change.token] : []));
   }
 
   row(node: string): Row | undefined {

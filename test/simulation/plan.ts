@@ -25,14 +25,22 @@ export interface Plan {
   readonly fromTheStart: boolean;
   /** Milliseconds between two actions are drawn from these. */
   readonly gapsMs: readonly number[];
+  /** From the last block until the disks have it out of their write cache. */
+  readonly flushMs: number;
 }
 
 const denseGapsMs = [0, 100, 500, 2_000, 10_000, 30_000, 90_000];
 const sparseGapsMs = [0, 1_000, 30_000, 120_000, 300_000];
 
-export function planOf(seed: number, families: readonly FaultFamily[], kinds: readonly FaultKind[]): Plan {
+/** @param asked instead of the mode that the seed draws */
+export function planOf(
+  seed: number,
+  families: readonly FaultFamily[],
+  kinds: readonly FaultKind[],
+  asked?: Plan['mode'],
+): Plan {
   const random = stream(seed, 'plan');
-  const mode =
+  const drawnMode =
     weighted<Plan['mode']>(random, [
       ['Calm', 1],
       ['OneKind', 4],
@@ -40,6 +48,7 @@ export function planOf(seed: number, families: readonly FaultFamily[], kinds: re
       ['Some', 7],
       ['All', 3],
     ]) ?? 'Some';
+  const mode = asked ?? drawnMode;
   const strength = (): number => Math.max(0.02, random.next() ** 2);
   const family = pick(random, families);
   const only = kinds.length === 0 ? undefined : pick(random, kinds);
@@ -61,5 +70,6 @@ export function planOf(seed: number, families: readonly FaultFamily[], kinds: re
     peopleShare: chosen.some(({ weight = 0 }) => weight > 0) ? 0.35 + 0.4 * random.next() : 1,
     fromTheStart: chance(random, 0.25),
     gapsMs: chance(random, 0.75) ? denseGapsMs : sparseGapsMs,
+    flushMs: pick(random, [500, 500, 30_000]),
   };
 }

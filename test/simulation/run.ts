@@ -5,6 +5,7 @@
  * 1. Same seed, same kinds, same code: same trace, same verdict.
  * 2. A run never throws: whatever goes wrong is a violation of the result.
  */
+import { defaultRoom } from '../../agent/drivers/simulated/options.ts';
 import { confirmDeletionAnnotation } from '../../controller/domain/allocation-draft.ts';
 import { chance, pick, weighted } from './chance.ts';
 import type { Violation } from './checkers/checker.ts';
@@ -17,6 +18,8 @@ export interface RunOptions {
   readonly seed: number;
   /** Families or kinds that may strike; absent or empty: all. */
   readonly faults?: readonly string[];
+  /** Instead of the mode that the seed draws; `OneFamily`: all that may strike, together. */
+  readonly mode?: Plan['mode'];
   /** Gets every line of the trace, and what processes log. */
   readonly print?: (line: string) => void;
 }
@@ -49,11 +52,12 @@ class Run {
   readonly plan: Plan;
   readonly people: People;
 
-  constructor({ seed, faults = [], print }: RunOptions) {
+  constructor({ seed, faults = [], mode, print }: RunOptions) {
     const kinds = kindsOf(faults);
-    this.plan = planOf(seed, faults.length === 0 ? families : [{ name: 'asked', kinds }], kinds);
-    const { racks, replicas } = this.plan;
-    this.world = new World({ seed, racks, replicas, ...(print === undefined ? {} : { print }) });
+    this.plan = planOf(seed, faults.length === 0 ? families : [{ name: 'asked', kinds }], kinds, mode);
+    const { racks, replicas, flushMs } = this.plan;
+    const room = { durations: { ...defaultRoom.durations, flush: flushMs } };
+    this.world = new World({ seed, racks, replicas, room, ...(print === undefined ? {} : { print }) });
     this.people = new People(this.world);
   }
 

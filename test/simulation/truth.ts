@@ -105,6 +105,8 @@ export interface Ground {
   machine(node: string): SimMachine | undefined;
   /** As the switch's driver shows the node's ports now. */
   shownPorts(node: string): readonly Port[];
+  /** Tokens of what was asked of the node's drivers and can still take effect, as they show it. */
+  pendingTokens(node: string): readonly string[];
 }
 
 export class Truth {

@@ -87,6 +87,7 @@ export class World {
       clock: this.clock,
       trace: this.trace,
       machine: (node) => (this.agents.size > 0 ? this.hostOf(node).rack.machine(node) : undefined),
+      pendingTokens: (node) => (this.agents.size > 0 ? this.hostOf(node).pendingTokens(node) : []),
       shownPorts: (node) => (this.agents.size > 0 ? this.hostOf(node).shownPorts(node) : []),
     });
     this.kube = createMemoryKube({

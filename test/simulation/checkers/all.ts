@@ -1,12 +1,14 @@
 /** The checkers of rules 1 to 10, in their order. */
 import type { Checker, Report } from './checker.ts';
 import { exclusive } from './rule-01-exclusive.ts';
+import { noTwins } from './rule-01-twin.ts';
 import { isolated } from './rule-02-isolated.ts';
 import { switchedOnIsolated } from './rule-02-power-on.ts';
 import { certified } from './rule-03-certificate.ts';
 import { clean } from './rule-03-clean.ts';
 import { leavesLast } from './rule-04-leaves-last.ts';
 import { fenced } from './rule-05-fenced.ts';
+import { olderWorkEnded } from './rule-05-pending.ts';
 import { data } from './rule-06-data.ts';
 import { terms } from './rule-06-terms.ts';
 import { nothingLost } from './rule-07-nothing-lost.ts';
@@ -20,12 +22,14 @@ import { secrets } from './rule-10-secrets.ts';
 export function allCheckers(report: Report): readonly Checker[] {
   return [
     exclusive,
+    noTwins,
     isolated,
     switchedOnIsolated,
     clean,
     certified,
     leavesLast,
     fenced,
+    olderWorkEnded,
     data,
     terms,
     nothingLost,

@@ -10,30 +10,31 @@ import type { Checker, Report } from './checker.ts';
 
 const hostsOf = (text: string | undefined): string[] => (text ? parseHostlist(text) : []);
 
-/** As the operator's defaults say it (docs/operations.md): more than three within ten minutes wait. */
-const windowMs = 600_000;
+/** As the operator's defaults say it (docs/operations.md): more than three within ten minutes wait; here only those of one moment count. */
+const oneMomentMs = 10_000;
 const withoutAsking = 3;
-/** By then an operator has seen a deletion, also through a slow watch. */
-const seenAfterMs = 120_000;
+/** What ended so soon may have ended before the others were deleted. */
+const atOnceMs = 2_000;
 
 const isConfirmed = ({ metadata }: NodeAllocation): boolean =>
   metadata.annotations?.['bitvisor.io/confirm-deletion'] === metadata.uid;
 
-/** Deletions that would end nodes and have not yet. */
-function pendingDeletions(truth: Truth, than: string, deletedAt: number): number {
-  const nowMs = truth.ground.clock.now();
-  let pending = 0;
-  for (const { uid, object, gone, ends } of truth.allocations.values()) {
-    const { deletionTimestamp } = object.metadata;
-    if (gone || uid === than || deletionTimestamp === undefined || ends.size > 0) continue;
-    if (object.spec.deletionPolicy === 'Retain' || hostsOf(object.status?.nodes).length === 0) continue;
-    const at = Date.parse(deletionTimestamp);
-    if (Math.abs(at - deletedAt) < windowMs - seenAfterMs && nowMs - at > seenAfterMs) pending++;
+/** Other deletions of the same moment that end nodes, and did not at once. */
+function deletedWith(truth: Truth, than: string, deletedAt: number, from: ReadonlyMap<string, number>): number {
+  let others = 0;
+  for (const { uid, object, ends } of truth.allocations.values()) {
+    const at = from.get(uid);
+    if (at === undefined || uid === than || object.spec.deletionPolicy === 'Retain') continue;
+    const [firstEnd] = [...ends.values()].map(({ atMs }) => atMs).sort((a, b) => a - b);
+    const held = ends.size === 0 ? hostsOf(object.status?.nodes).length > 0 : (firstEnd ?? 0) - at > atOnceMs;
+    if (held && Math.abs(at - deletedAt) < oneMomentMs) others++;
   }
-  return pending;
+  return others;
 }
 
 export function asked(report: Report): Checker {
+  /** When each allocation was deleted, in monotonic milliseconds. */
+  const deletedAt = new Map<string, number>();
   return {
     rule: 9,
     written({ kind, object, old }, truth) {
@@ -44,9 +45,13 @@ export function asked(report: Report): Checker {
       const replaced = hostsOf(status?.replaced).filter((node) => !known.has(node));
       if (replaced.length > 0 && spec.failurePolicy === 'Report')
         report(9, `${metadata.name}: ${replaced} are replaced, and its failurePolicy is Report`);
+      const { uid = '' } = metadata;
+      const now = truth.ground.clock.monotonic();
+      if (metadata.deletionTimestamp !== undefined && !deletedAt.has(uid)) deletedAt.set(uid, now);
+      const at = deletedAt.get(uid);
       const ends = (status?.ending?.length ?? 0) > 0 && (before?.status?.ending?.length ?? 0) === 0;
-      if (!ends || metadata.deletionTimestamp === undefined || isConfirmed(after)) return;
-      const others = pendingDeletions(truth, metadata.uid ?? '', Date.parse(metadata.deletionTimestamp));
+      if (!ends || at === undefined || now - at < atOnceMs || isConfirmed(after)) return;
+      const others = deletedWith(truth, uid, at, deletedAt);
       if (others < withoutAsking) return;
       report(9, `${metadata.name} was deleted together with ${others} others, nobody confirmed it, and its nodes end`);
     },

@@ -26,7 +26,6 @@ const fencing: readonly Mutant[] = [
     name: 'ignore-epoch',
     mistake: 'an agent takes instructions of a tenancy that is over',
     rules: [1, 2, 3, 5, 6],
-    faults: ['agents.late', 'agents.twice', 'agents.slow'],
     edits: [edit(accept, 'if (epoch < row.seenEpoch) return', 'if (epoch < 0) return')],
   },
   {
@@ -72,7 +71,7 @@ const isolation: readonly Mutant[] = [
     name: 'trust-requested-isolation',
     mistake: 'isolation counts as made once it was asked for',
     rules: [2],
-    faults: ['none'],
+    faults: ['machines.fabric', 'fabric.fabricLate', 'fabric.portUnknown'],
     edits: [
       edit(row, "readings.fabric.dataChange?.status !== 'Pending' &&\n    dataPortsIn(", 'domainRequested('),
       edit(
@@ -87,7 +86,7 @@ const isolation: readonly Mutant[] = [
     name: 'power-on-before-isolation',
     mistake: 'the machine is started while its ports are still being moved',
     rules: [2],
-    faults: ['none'],
+    faults: ['machines.fabric', 'fabric.fabricLate', 'fabric.portUnknown'],
     edits: [
       edit(
         accept,
@@ -106,7 +105,7 @@ const isolation: readonly Mutant[] = [
     name: 'start-with-drifted-port',
     mistake: 'isolation is not looked at again when the machine is switched on',
     rules: [2],
-    faults: ['fabric.fabricDefaults', 'fabric.cableSwap'],
+    faults: ['fabric.fabricDefaults', 'bmc.bmcSlow', 'bmc.bmcSilent'],
     edits: [
       edit(
         tenancy,
@@ -121,7 +120,7 @@ const installing: readonly Mutant[] = [
   {
     name: 'serve-any-digest',
     mistake: 'an image is served although its digest is not the one that was asked for',
-    rules: [6, 7],
+    rules: [3],
     faults: ['machines.imageRot'],
     edits: [
       edit(
@@ -181,7 +180,7 @@ const leaving: readonly Mutant[] = [
     name: 'devirtualize-before-flush',
     mistake: 'the hypervisor leaves while blocks are in the write cache of the disk',
     rules: [4],
-    faults: ['machines.powerLoss', 'agents.killed'],
+    faults: ['none'],
     edits: [edit(row, '  copy.flushed &&\n', ''), edit(states, ' &&\n  facts.copy.flushed;', ';')],
   },
   {
@@ -215,12 +214,10 @@ const leaving: readonly Mutant[] = [
         "  const closed = controlPortsAre(ctx, 'closed', `${operationId}/closed`);\n  return closed.kind === 'Met' ? left : closed;",
         '  return left;',
       ),
+      edit('agent/decide.ts', '  if (!movesControl()) keepControlPort(ctx);\n', ''),
+      edit('agent/decide.ts', '  if (!movesControl()) keepControlClosed(ctx);\n', ''),
+      edit('agent/decide.ts', 'function keepControlClosed(ctx', 'export function keepControlClosed(ctx'),
       edit(states, "facts.vmm === 'Absent' && controlPortClosed(facts);", "facts.vmm === 'Absent';"),
-      edit(
-        states,
-        'const controlPortClosed = (facts: NodeObservation): boolean =>',
-        'export const controlPortClosed = (facts: NodeObservation): boolean =>',
-      ),
     ],
   },
   {

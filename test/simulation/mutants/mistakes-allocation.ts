@@ -168,29 +168,6 @@ const lifecycle: readonly Mutant[] = [
     ],
   },
   {
-    name: 'orphan-gives-up-its-place',
-    mistake: 'a node whose record was lost while a guest ran on it is let go of by its allocation',
-    rules: [6, 7, 8],
-    faults: ['people.nodeStatusLost'],
-    edits: [
-      edit(
-        steps,
-        "else if (!view.claimed && view.unavailable && view.state !== 'Orphaned' && !isOrphanOfOurs(draft, name))",
-        'else if (!view.claimed && view.unavailable && !isOrphanOfOurs(draft, name))',
-      ),
-    ],
-  },
-  {
-    name: 'ended-node-chosen-again',
-    mistake: 'an allocation that lost a node to its end keeps it in its list',
-    rules: [6, 7, 8],
-    faults: ['people', 'operator'],
-    edits: [
-      edit(steps, '    if (view.claimed && view.endRecorded) draft.nodes.delete(name);\n    // An', '    // An'),
-      edit(steps, '    else if (!view.claimed && view.unavailable', '    if (!view.claimed && view.unavailable'),
-    ],
-  },
-  {
     name: 'never-replaced',
     mistake: 'a node that failed before it was in use keeps its place for ever',
     rules: [8],

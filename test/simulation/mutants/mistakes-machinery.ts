@@ -11,22 +11,7 @@ export const machineryMistakes: readonly Mutant[] = [
     name: 'no-compare-in-compare-and-swap',
     mistake: 'a record is written over whatever stands there now',
     rules: [1, 6],
-    faults: ['operator', 'api.edited', 'api.slow'],
     edits: [edit(patch, '      uid,\n      resourceVersion,\n      ...(fieldManager', '      ...(fieldManager')],
-  },
-  {
-    name: 'lost-write-is-done',
-    mistake: 'a write whose answer was lost is assumed to have happened',
-    rules: [1, 4, 6, 7, 8],
-    faults: ['api.lostAnswer', 'api.lateWrite'],
-    edits: [
-      edit(
-        patch,
-        "  if (object.metadata.resourceVersion === base.metadata.resourceVersion) return { outcome: 'unknown', object, error };\n",
-        '',
-      ),
-      edit(patch, '  return asWanted ? {', "  return asWanted || error.reason === 'Unknown' ? {"),
-    ],
   },
   {
     name: 'cache-not-synced',
@@ -57,37 +42,6 @@ export const machineryMistakes: readonly Mutant[] = [
     ],
   },
   {
-    name: 'attempts-from-zero-after-restart',
-    mistake: 'after a restart the attempts are counted from zero, under operation ids that were used before',
-    rules: [5, 7, 8],
-    faults: ['operator.killed', 'machines.vmmLoad', 'machines.attest', 'machines.wipe'],
-    edits: [
-      edit(
-        attempts,
-        'if (operation?.id.startsWith(key) && oldTerm !== undefined) {',
-        'if (operation?.id === key && oldTerm !== undefined) {',
-      ),
-      edit(
-        attempts,
-        'export const operationIdOf = ({ key, term, attempt }: Attempts): string => `${key}.${term}.${attempt}`;',
-        'export const operationIdOf = ({ key, term, attempt }: Attempts): string => `${key}.${Math.min(1, term)}.${attempt}`;',
-      ),
-    ],
-  },
-  {
-    name: 'old-observation-wins',
-    mistake: 'an observation that arrives late takes the place of a newer one',
-    rules: [4, 5, 6, 7, 8],
-    faults: ['agents.late', 'agents.twice', 'agents.linesLate'],
-    edits: [
-      edit(
-        mirror,
-        'if (known !== undefined && seq <= known.seq) return;\n    this.#known.set(',
-        'if (known !== undefined && seq < 0) return;\n    this.#known.set(',
-      ),
-    ],
-  },
-  {
     name: 'boot-nonce-ignored',
     mistake: 'a restarted agent is held to the sequence numbers of its former process',
     rules: [7, 8],
@@ -98,7 +52,7 @@ export const machineryMistakes: readonly Mutant[] = [
     name: 'stale-term-sends-on',
     mistake: 'an operator that was told of a newer term goes on under its own',
     rules: [7, 8],
-    faults: ['people.backupRestored', 'operator.leaseGone'],
+    faults: ['operator.leaseGone', 'operator.killed'],
     edits: [
       edit(
         'controller/reconcilers/terms.ts',

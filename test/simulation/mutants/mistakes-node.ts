@@ -4,7 +4,6 @@ import { edit, type Mutant } from './mutant.ts';
 const life = 'controller/domain/node-life.ts';
 const reclaim = 'controller/domain/node-reclaim.ts';
 const records = 'controller/domain/node-records.ts';
-const conflicts = 'controller/domain/node-conflicts.ts';
 const states = 'controller/domain/states.ts';
 const fleet = 'controller/reconcilers/fleet.ts';
 
@@ -18,19 +17,6 @@ const ends: readonly Mutant[] = [
       edit(
         life,
         "    return held(\n      'Orphaned',\n      'AllocationMissing',\n      `its allocation ${claim.allocation.namespace}/${claim.allocation.name} is gone; adopt the claim or end it`,\n    );",
-        "    return endRecord(input, status, 'Released', 'Quick');",
-      ),
-    ],
-  },
-  {
-    name: 'unlisted-is-a-release',
-    mistake: 'a claimed node that its allocation does not list is released instead of orphaned',
-    rules: [3, 6],
-    faults: ['people.allocationStatusLost'],
-    edits: [
-      edit(
-        life,
-        "    return held(\n      'Orphaned',\n      'NotListed',\n      `allocation ${owner.namespace}/${owner.name} does not list this node that it claimed`,\n    );",
         "    return endRecord(input, status, 'Released', 'Quick');",
       ),
     ],
@@ -117,33 +103,6 @@ const lostRecords: readonly Mutant[] = [
     ],
   },
   {
-    name: 'agent-knows-more-ignored',
-    mistake: "status that was lost or restored from a backup is believed against the agent's log",
-    rules: [1, 3, 6],
-    faults: ['people.nodeStatusLost', 'people.nodeForced', 'people.backupRestored'],
-    edits: [
-      edit(
-        conflicts,
-        'if (record.epoch > epoch && (record.guestStarted',
-        'if (record.epoch < 0 && (record.guestStarted',
-      ),
-      edit(conflicts, 'if (!committed && record.guestStarted) {', 'if (!committed && record.epoch < 0) {'),
-    ],
-  },
-  {
-    name: 'agent-log-lost-ignored',
-    mistake: 'an agent with an empty log is believed that no guest was started',
-    rules: [1, 3, 6],
-    faults: ['agents.diskLost'],
-    edits: [
-      edit(
-        conflicts,
-        'if (committed && status.storeId !== undefined',
-        'if (record.epoch < 0 && status.storeId !== undefined',
-      ),
-    ],
-  },
-  {
     name: 'commission-without-a-look',
     mistake: 'a commission wipes a node whatever the records say',
     rules: [6],
@@ -176,19 +135,6 @@ const lostRecords: readonly Mutant[] = [
         'agent/accept.ts',
         'if (row.guestStarted || row.ended || row.certificate === undefined) {',
         'if (row.guestStarted || row.ended) {',
-      ),
-    ],
-  },
-  {
-    name: 'machine-swapped-ignored',
-    mistake: 'another machine under the name of a claimed node is taken for it',
-    rules: [1, 3, 6],
-    faults: ['machines.twin'],
-    edits: [
-      edit(
-        conflicts,
-        'if (committed && status.systemUuid !== undefined &&',
-        'if (record.epoch < 0 && status.systemUuid !== undefined &&',
       ),
     ],
   },
@@ -293,19 +239,6 @@ const tenancy: readonly Mutant[] = [
         'controller/domain/allocation-steps.ts',
         'orphan.name === name && orphan.revision === draft.status.revision',
         'orphan.name === name',
-      ),
-    ],
-  },
-  {
-    name: 'adopt-by-another-tenant',
-    mistake: 'a node whose record was lost is given to another allocation than its own',
-    rules: [1, 2, 6],
-    faults: ['people.nodeStatusLost', 'people.nodeForced'],
-    edits: [
-      edit(
-        life,
-        "if (owner?.role !== 'Placed' || !isAdoptedBy(decision, record, owner)) return undefined;",
-        "if (owner?.role !== 'Placed') return undefined;",
       ),
     ],
   },
