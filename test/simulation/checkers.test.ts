@@ -27,6 +27,7 @@ class History {
       trace: { add: () => {} },
       machine: () => ({ disks, plan: this.plan, faults: {}, changes: {} }) as never,
       shownPorts: () => [],
+      pendingTokens: () => [],
     });
     this.allocation('one', {});
     this.allocation('two', {});
