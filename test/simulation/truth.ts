@@ -28,7 +28,7 @@ export interface GuestTruth {
 
 export interface MachineTruth {
   readonly name: string;
-  readonly rack: string;
+  rack: string;
   /** Domain of each port by its name, as the switch has it. */
   readonly domains: Map<string, string>;
   /** Since its newest boot; undefined while none runs. */
@@ -165,6 +165,8 @@ export class Truth {
       };
       this.machines.set(node, machine);
     }
+    // A PhysicalNode may be the first to name it, and says nothing of its rack.
+    if (machine.rack === '') machine.rack = rack;
     return machine;
   }
 
@@ -292,12 +294,16 @@ export class Truth {
       // What it gave up once it has again.
       if (earlier === undefined) this.allocations.get(claim.allocation.uid)?.ends.delete(name);
     }
-    this.#takenOver(name, claim.allocation);
+    this.#takenOver(name, claim.epoch, claim.allocation);
   }
 
   /** An allocation of the same name takes over what another one left: from then on the data is its own. */
-  #takenOver(node: string, claimant: { uid: string; namespace: string; name: string }): void {
+  #takenOver(node: string, epoch: number, claimant: { uid: string; namespace: string; name: string }): void {
     const machine = this.machine(node);
+    const named = this.allocations.get(machine.epochs.get(epoch) ?? '');
+    // Before its guest ran: what will run under this epoch is the claimant's, whatever the agent was told first.
+    if (named?.namespace === claimant.namespace && named.name === claimant.name)
+      machine.epochs.set(epoch, claimant.uid);
     const owner = this.allocations.get(machine.data?.owner ?? '');
     if (machine.data === undefined || owner === undefined || owner.uid === claimant.uid) return;
     const same = owner.namespace === claimant.namespace && owner.name === claimant.name;
