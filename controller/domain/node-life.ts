@@ -359,7 +359,9 @@ function driftStep(facts: NodeObservation, owner: Tenancy, inUse: boolean): Step
   if (!inUse) return undefined;
   const strayed = facts.ports.some(
     ({ role, state, domain, egress }) =>
-      role === 'Data' && state === 'Ready' && (domain !== owner.domain || egress !== owner.egress),
+      // One whose way back failed is as strayed as before; what is pending or cannot be read is waited for.
+      role === 'Data' &&
+      (state === 'Error' || (state === 'Ready' && (domain !== owner.domain || egress !== owner.egress))),
   );
   if (!strayed) return undefined;
   return { verb: 'isolate', args: { domain: owner.domain, egress: owner.egress, allocation: owner.allocationUid } };

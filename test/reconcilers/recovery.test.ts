@@ -329,3 +329,17 @@ test('an allocation says which of its nodes is held, and its tenant keeps the gr
   assert.equal(hall.seen('job')?.status?.ending, undefined, 'the grace period is not over');
   await hall.stop();
 });
+
+test('a port that strayed is put back also when the switch fails at first', async () => {
+  const hall = await running(1, 1, { devirtualize: 'Never' });
+  const rack = hall.racks.get('r0')?.rack;
+  const moves = () => hall.history('r0n0', 'port');
+  const domain = () => rack?.machine('r0n0').ports.find(({ name }) => name === 'eth0')?.domain;
+  const own = domain();
+  const before = moves();
+  hall.failNext('r0n0', 'fabric');
+  assert.ok(rack?.faults.inject('fabricDefaults', { node: 'r0n0' }));
+  assert.notEqual(domain(), own);
+  await hall.clock.runUntil(() => domain() === own && moves() > before, hour);
+  await hall.stop();
+});
