@@ -26,6 +26,8 @@ export interface GuestTruth {
   readonly throughVmm: boolean;
 }
 
+type Claim = NonNullable<NonNullable<PhysicalNode['status']>['claim']>;
+
 export interface MachineTruth {
   readonly name: string;
   rack: string;
@@ -55,8 +57,6 @@ export interface MachineTruth {
   orderUntrue: boolean;
   /** Its BMC said that it was off while the guest that runs now ran. */
   offUntrue: boolean;
-  /** A job that a BMC had called off, or a tenant from inside, set its boot order: what it boots next is not ours. */
-  orderMeddled: boolean;
   /** Epoch to the uid of the allocation that an accepted instruction named under it. */
   readonly epochs: Map<number, string>;
   devirtualizedEpoch: number | undefined;
@@ -157,7 +157,6 @@ export class Truth {
         controlAsked: undefined,
         orderUntrue: false,
         offUntrue: false,
-        orderMeddled: false,
         epochs: new Map(),
         devirtualizedEpoch: undefined,
         tampered: undefined,
@@ -294,11 +293,11 @@ export class Truth {
       // What it gave up once it has again.
       if (earlier === undefined) this.allocations.get(claim.allocation.uid)?.ends.delete(name);
     }
-    this.#takenOver(name, claim.epoch, claim.allocation);
+    this.#takenOver(name, claim);
   }
 
   /** An allocation of the same name takes over what another one left: from then on the data is its own. */
-  #takenOver(node: string, epoch: number, claimant: { uid: string; namespace: string; name: string }): void {
+  #takenOver(node: string, { allocation: claimant, epoch, revision }: Claim): void {
     const machine = this.machine(node);
     const named = this.allocations.get(machine.epochs.get(epoch) ?? '');
     // Before its guest ran: what will run under this epoch is the claimant's, whatever the agent was told first.
@@ -308,7 +307,10 @@ export class Truth {
     if (machine.data === undefined || owner === undefined || owner.uid === claimant.uid) return;
     const same = owner.namespace === claimant.namespace && owner.name === claimant.name;
     const ended = owner.ends.has(node) && machine.tampered === undefined;
-    if (same && owner.gone && !ended) machine.data = { ...machine.data, owner: claimant.uid };
+    if (!same || !owner.gone || ended) return;
+    machine.data = { ...machine.data, owner: claimant.uid };
+    // An update that was asked for goes on under the new one.
+    if (owner.asked.has(revision) || owner.asked.has('any')) this.allocations.get(claimant.uid)?.asked.add(revision);
   }
 
   /** Called when the run has come to rest. */
@@ -360,8 +362,6 @@ function takeIn(truth: Truth, machine: MachineTruth, { event, detail, atMs }: Ro
 function otherEvent(machine: MachineTruth, event: string, detail: RoomEvent['detail']): void {
   if (event === 'reset' || event === 'boot' || event === 'crashed') bootEnded(machine);
   if (event === 'fault' && detail.kind === 'bmcLiesOff') machine.offUntrue = machine.guest !== undefined;
-  if (event === 'boot' && (detail.got === 'Vmm' || detail.got === 'Trusted')) machine.orderMeddled = false;
-  if (event === 'ghost' || (event === 'fault' && detail.kind === 'setsOrder')) machine.orderMeddled = true;
   if (event === 'diskSwapped') {
     machine.dirty = 'a disk was swapped';
     machine.swappedUnder = Math.max(0, ...machine.epochs.keys());

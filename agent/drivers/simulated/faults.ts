@@ -280,6 +280,8 @@ export type FaultRates = Readonly<Partial<Record<FaultKind, number>>>;
 export interface ActiveFault {
   /** In the room's own time; null: until healed. */
   readonly untilMs: number | null;
+  /** Of the whole rack: the machine that it was begun with. */
+  readonly node?: string;
   /** What it needs to be ended, by kind. */
   readonly detail?: Readonly<Record<string, unknown>>;
 }

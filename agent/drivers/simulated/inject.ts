@@ -143,7 +143,7 @@ export class Faults {
     if (detail === undefined) return false;
     if (occasion === 'Day') this.#happened(machine, kind);
     const active: ActiveFault = { untilMs, detail };
-    if (lasts !== undefined && scope === 'Rack') this.#active.set(kind, active);
+    if (lasts !== undefined && scope === 'Rack') this.#active.set(kind, { ...active, node: machine.name });
     if (lasts !== undefined && scope === 'Machine') machine.faults[kind] = active;
     this.#rack.changed(machine);
     return true;
@@ -163,6 +163,7 @@ export class Faults {
     if (active === undefined) return;
     this.#active.delete(kind);
     onEnd(this.#rack, kind, active, undefined);
+    if (active.node !== undefined) this.#rack.record(this.#rack.machine(active.node), 'healed', { kind });
     for (const machine of this.#rack.machines()) this.#rack.changed(machine);
   }
 

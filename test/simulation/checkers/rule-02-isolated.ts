@@ -36,7 +36,7 @@ export function isolated(report: Report): Checker {
           report(2, `${machine.name}: a guest of ${truth.nameOf(owner)} starts with its port ${name} in ${domain}`);
         }
         // A switch may take its time to close a port, and a guest be reset meanwhile: that it was asked to is all that can be.
-        const closing = machine.orderMeddled || machine.controlAsked === 'closed';
+        const closing = machine.controlAsked === 'closed';
         const known = !machine.orderUntrue && !closing && !blind(truth, machine.name);
         if (detail.throughVmm !== true && detail.control === 'provisioning' && known) {
           report(2, `${machine.name}: a guest without a hypervisor starts with the control port in provisioning`);

@@ -4,6 +4,7 @@ import { allocationMistakes } from './mistakes-allocation.ts';
 import { gitopsMistakes } from './mistakes-gitops.ts';
 import { machineryMistakes } from './mistakes-machinery.ts';
 import { nodeMistakes } from './mistakes-node.ts';
+import { roomMistakes } from './mistakes-room.ts';
 import type { Mutant } from './mutant.ts';
 
 export const mutants: readonly Mutant[] = [
@@ -12,6 +13,7 @@ export const mutants: readonly Mutant[] = [
   ...allocationMistakes,
   ...machineryMistakes,
   ...gitopsMistakes,
+  ...roomMistakes,
 ];
 
 /** @throws Error that lists the names where there is none of this name */
