@@ -48,6 +48,11 @@ export class FrozenRelay {
     for (const pair of this.#pairs) pair.frozen = true;
   }
 
+  /** Connections that pass. */
+  open(): number {
+    return [...this.#pairs].filter(({ far, frozen }) => !frozen && !far.destroyed).length;
+  }
+
   /** Connections of before the freeze that the server's side has given up. */
   givenUp(): number {
     return [...this.#pairs].filter(({ far, frozen }) => frozen && far.destroyed).length;
