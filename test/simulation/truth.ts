@@ -268,6 +268,9 @@ export class Truth {
       else if (!known.gone) known.vanished = true;
       known.gone = object === undefined;
     }
+    for (const { metadata, status } of nodes) {
+      if (status?.claim !== undefined) this.#takenOver(metadata.name, status.claim.epoch, status.claim.allocation);
+    }
   }
 
   #nodeWritten({ type, object, old }: ApiWrite): void {
