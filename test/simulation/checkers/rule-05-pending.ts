@@ -10,8 +10,8 @@ export function olderWorkEnded(report: Report): Checker {
   const epochs = new Map<string, number>();
   return {
     rule: 5,
-    accepted({ verb, epoch }, _term, { name, generation, storeId }, truth) {
-      const key = `${name} ${storeId} ${generation}`;
+    accepted({ verb, epoch }, _term, { name, storeId }, truth) {
+      const key = `${name} ${storeId}`;
       const before = epochs.get(key) ?? 0;
       if (verb === 'inspect' || epoch <= before) return;
       epochs.set(key, epoch);
