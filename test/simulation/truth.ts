@@ -269,7 +269,7 @@ export class Truth {
       known.gone = object === undefined;
     }
     for (const { metadata, status } of nodes) {
-      if (status?.claim !== undefined) this.#takenOver(metadata.name, status.claim.epoch, status.claim.allocation);
+      if (status?.claim !== undefined) this.#takenOver(metadata.name, status.claim);
     }
   }
 
