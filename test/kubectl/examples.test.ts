@@ -1,10 +1,10 @@
 /**
- * Every folder of examples/ is applied as its reader would: with kubectl, twice, in one go.
+ * Every folder of examples/ that holds manifests is applied as its reader would: with kubectl, twice, in one go.
  */
 import assert from 'node:assert/strict';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { globSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { parse } from 'yaml';
 import { standaloneTarget } from '../support/api-target.ts';
@@ -15,9 +15,10 @@ const crds = readdirSync(join(root, 'crds'))
   .filter((file) => file.endsWith('.yaml'))
   .map((file) => parse(readFileSync(join(root, 'crds', file), 'utf8')));
 const tool = toolPath('kubectl');
-const folders = readdirSync(join(root, 'examples'), { withFileTypes: true }).filter((entry) => entry.isDirectory());
+const manifests = globSync('*/*.yaml', { cwd: join(root, 'examples') });
+const folders = new Set(manifests.map((path) => dirname(path)));
 
-for (const { name } of folders) {
+for (const name of folders) {
   test(`examples/${name} is applied, and applied again without a change`, {
     skip: 'missing' in tool ? `NOT RUN: ${tool.missing}` : false,
   }, async () => {
