@@ -38,7 +38,7 @@ const needed: readonly (readonly [program: string, packages: string])[] = [
   ['mke2fs', 'e2fsprogs'],
   ['mkfs.fat', 'dosfstools'],
   ['mcopy', 'mtools'],
-  ['syslinux', 'syslinux'],
+  ['syslinux', 'syslinux syslinux-common'],
 ];
 const agentName = 'lab';
 const agentPort = 17_700;
@@ -142,7 +142,7 @@ export async function runLab(given: LabFlags, context: LabContext): Promise<numb
   const { netns, runDirectory } = namesOf(join(dataDir, 'agents', 'racks', agentName), '/tmp');
   const here = (path: string): string => relative('.', path) || '.';
   const tries = [
-    `  ip netns exec ${netns} curl -s http://${dataAddress(0)}/cgi-bin/info       what the guest of lab0 says of itself`,
+    `  ip netns exec ${netns} curl -s http://${dataAddress(0)}/cgi-bin/info       what the guest of lab0 says, once it has one`,
     `  tail -f ${here(join(dataDir, 'agents', 'racks', agentName, 'lab0', 'serial.log'))}       its console; a shell is at ${join(runDirectory, '0', 'serial')}`,
     `  ip netns exec ${netns} nft list table bridge lab       who may talk to whom`,
     `  change red.yaml from alpha to beta and add "update: { policy: Rolling }": the nodes are imaged anew one at a time`,
