@@ -4,7 +4,8 @@
  *
  * Invariants:
  * 1. A deletion that was shown as held stays held over a restart of the operator: its condition remembers it.
- * 2. An allocation counts among the deletions of its window also when its object is gone already.
+ * 2. An allocation counts among the deletions of its window also when its object is gone already; after a restart as long as its
+ *    nodes are on their way back, for their ends say whose they were. (What is clean again by then is forgotten.)
  */
 import type { NodeAllocation } from '../api/types.generated.ts';
 import { admitBlast, type BlastSettings, type BlastState, blastBudget, noBlast } from '../domain/blast.ts';
@@ -43,9 +44,28 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
     };
   };
 
+  /** What an operator before this one let go. A scale-down or an expiry has another reason than a deletion. */
+  const remember = (): void => {
+    for (const { status } of fleet.nodes.values()) {
+      const { claim, end } = status ?? {};
+      if (claim === undefined || end?.reason !== 'Released' || end.at === undefined) continue;
+      const { uid, namespace, name } = claim.allocation;
+      const owner = fleet.allocations.getByKey(`${namespace}/${name}`)?.metadata;
+      // A node that failed to start was given back by an allocation that goes on.
+      if (owner?.uid === uid && owner.deletionTimestamp === undefined) continue;
+      const known = seen.get(uid);
+      const nodesInUse = (known?.nodesInUse ?? fleet.nodes.countByIndex(byUse, uid)) + 1;
+      const deletedAt = Math.min(known?.deletedAt ?? Number.POSITIVE_INFINITY, Date.parse(end.at));
+      seen.set(uid, { uid, deletedAt, nodesInUse, confirmed: false, alreadyEnded: true });
+    }
+  };
+  let remembers = false;
+
   return {
     deletionHeld(allocation) {
       const now = clock.now();
+      if (!remembers) remember();
+      remembers = true;
       for (const [uid, deletion] of seen) if (now - deletion.deletedAt > settings.deletions.windowMs) seen.delete(uid);
       const present = new Set<string>();
       for (const candidate of fleet.allocations.values()) {

@@ -183,6 +183,22 @@ test('many deletions at once wait for a confirmation', async () => {
   await hall.stop();
 });
 
+test('many deletions wait for a confirmation also where the operator was restarted between them', async () => {
+  const hall = await hallWith(8);
+  const names = ['a', 'b', 'c', 'd', 'e'];
+  const reclaim = { erase: 'Full', gracePeriod: '0s' } as const;
+  for (const name of names) await hall.allocation(name, 'rocky', 1, { reclaim });
+  await hall.clock.runUntil(() => names.every((name) => settled(hall, name)));
+  for (const name of ['a', 'b', 'c']) await remove(hall, name);
+  await hall.clock.runUntil(() => ['a', 'b', 'c'].every((name) => hall.seen(name) === undefined));
+  await hall.crash();
+  await remove(hall, 'd');
+  await hall.clock.advance(3_600_000);
+  assert.equal(reason(hall, 'd', 'Stalled'), 'DeletionHeld');
+  assert.equal(hall.inState('BareMetal'), 2);
+  await hall.stop();
+});
+
 test('suspend holds back what has not started', async () => {
   const hall = await hallWith(2);
   await hall.allocation('job', 'rocky', 1, { suspend: true });
