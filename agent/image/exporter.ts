@@ -8,10 +8,13 @@
  */
 import { ImageError, type ImageSpec } from './acquire.ts';
 import { type ImageHandle, RackCache, type RackCacheOptions } from './cache.ts';
-import { type NbdServer, startNbdServer } from './nbd-server.ts';
+import { type NbdServer, type NbdServerOptions, startNbdServer } from './nbd-server.ts';
 
 export interface RackExporterOptions extends RackCacheOptions {
-  readonly socketPath: string;
+  /** A socket of the file system, or a host and a port. */
+  readonly listen: NbdServerOptions['listen'];
+  /** Over TCP: the only address that may read what is exported to this node. */
+  readonly addressOf?: (node: string) => string | undefined;
   /** Bytes a second for all machines together; unbounded when absent. */
   readonly rateBytes?: number;
   /** Of errors inside the process. */
@@ -32,28 +35,32 @@ interface Opened {
 }
 
 export class RackExporter {
+  /** Of the socket; empty over TCP. */
   readonly socketPath: string;
   readonly cache: RackCache;
   readonly #nbd: NbdServer;
+  readonly #addressOf: (node: string) => string | undefined;
   readonly #opened = new Map<string, Opened>();
 
-  private constructor(socketPath: string, cache: RackCache, nbd: NbdServer) {
-    this.socketPath = socketPath;
+  private constructor({ listen, addressOf }: RackExporterOptions, cache: RackCache, nbd: NbdServer) {
+    this.#addressOf = addressOf ?? (() => undefined);
+    this.socketPath = 'socketPath' in listen ? listen.socketPath : '';
     this.cache = cache;
     this.#nbd = nbd;
   }
 
+  /** Of TCP; 0 over a socket of the file system. */
+  get port(): number {
+    return this.#nbd.port;
+  }
+
   /** @throws when the directory cannot be used, or the socket is served by another process */
   static async start(options: RackExporterOptions): Promise<RackExporter> {
-    const { socketPath, clock, rateBytes, onError } = options;
+    const { listen, clock, rateBytes, onError } = options;
     const cache = await RackCache.start(options);
     const rate = rateBytes === undefined ? {} : { rateBytes };
     try {
-      return new RackExporter(
-        socketPath,
-        cache,
-        await startNbdServer({ listen: { socketPath }, clock, onError, ...rate }),
-      );
+      return new RackExporter(options, cache, await startNbdServer({ listen, clock, onError, ...rate }));
     } catch (error) {
       await cache.close();
       throw error;
@@ -61,16 +68,17 @@ export class RackExporter {
   }
 
   /**
-   * Exports the image under the name, to whoever knows it. Asked again for an open name it answers as before.
+   * Exports the image under the name, to whoever knows it and, over TCP, has the node's address. Asked again for an open name it answers as before.
    * @throws ImageError
    */
-  open(name: string, image: ImageSpec): Promise<Found> {
+  open(name: string, image: ImageSpec, node?: string): Promise<Found> {
     const known = this.#opened.get(name);
     if (known !== undefined) return known.found;
     const { promise, resolve, reject } = Promise.withResolvers<Found>();
     const opened: Opened = { found: promise, isClosed: false };
     this.#opened.set(name, opened);
-    this.#export(name, image, opened).then(resolve, (error: unknown) => {
+    const from = node === undefined ? undefined : this.#addressOf(node);
+    this.#export(name, image, opened, from).then(resolve, (error: unknown) => {
       if (this.#opened.get(name) === opened) this.#opened.delete(name);
       reject(error);
     });
@@ -90,14 +98,19 @@ export class RackExporter {
 
   /** Of an image that is exported. @throws when none is under this name, or the range is not in it */
   async read(name: string, offset: number, length: number): Promise<Buffer> {
-    const image = this.#opened.get(name)?.handle?.image;
-    if (image === undefined) throw new Error('the image is not exported');
-    return image.read(offset, length);
+    return this.image(name).read(offset, length);
   }
 
   /** Clients that are connected to an export: 0 where there is none. */
   clients(name: string): number {
     return this.#nbd.state(name)?.clients ?? 0;
+  }
+
+  /** Of an image that is exported. @throws when none is under this name */
+  image(name: string): ImageHandle['image'] {
+    const image = this.#opened.get(name)?.handle?.image;
+    if (image === undefined) throw new Error('the image is not exported');
+    return image;
   }
 
   servedBytes(): number {
@@ -110,12 +123,12 @@ export class RackExporter {
     await this.cache.close();
   }
 
-  async #export(name: string, image: ImageSpec, opened: Opened): Promise<Found> {
+  async #export(name: string, image: ImageSpec, opened: Opened, from: string | undefined): Promise<Found> {
     try {
       const handle = await this.cache.open(image);
       opened.handle = handle;
       // Who closes it meanwhile gives the handle back.
-      if (!opened.isClosed) this.#nbd.add(name, { image: handle.image });
+      if (!opened.isClosed) this.#nbd.add(name, { image: handle.image, ...(from === undefined ? {} : { from }) });
       return { digest: handle.image.digest, sizeBytes: handle.image.sizeBytes };
     } catch (error) {
       // Another image is an answer, which the agent refuses.

@@ -1,8 +1,9 @@
 /**
- * Which drivers the agents of a configuration have: the simulated machine room, or machines that QEMU plays.
+ * Which drivers the agents of a configuration have: the simulated machine room, machines that QEMU plays, or real ones.
  *
  * Invariant: what the drivers need is loaded when they are asked for, so that a site without them needs none of it.
  */
+import { type HardwareSettings, hardwareSchema } from '../../agent/drivers/hardware/settings.ts';
 import type { OpenDrivers } from '../../agent/main.ts';
 
 /** Machines that QEMU plays on this host, see docs/lab.md. Paths are relative to the file. */
@@ -19,8 +20,10 @@ export interface QemuConfig {
 
 export interface DriversConfig {
   /** Default "simulated". */
-  readonly drivers?: 'simulated' | 'qemu';
+  readonly drivers?: 'simulated' | 'qemu' | 'hardware';
   readonly qemu?: QemuConfig;
+  /** Real machines, see docs/hardware.md. Paths are relative to the file. */
+  readonly hardware?: HardwareSettings;
 }
 
 const text = { type: 'string', minLength: 1, maxLength: 4096 };
@@ -30,7 +33,8 @@ const closed = (required: string[], properties: object): object => {
 
 /** Of the configuration's JSON schema. */
 export const driversSchema = {
-  drivers: { enum: ['simulated', 'qemu'] },
+  drivers: { enum: ['simulated', 'qemu', 'hardware'] },
+  hardware: hardwareSchema,
   qemu: closed(['trusted'], {
     trusted: closed(['kernel', 'initrd'], { kernel: text, initrd: text }),
     origins: { type: 'array', maxItems: 64, items: text },
@@ -45,10 +49,19 @@ export const driversSchema = {
  * @throws Error for people when a section is missing
  */
 export async function driversOf(
-  { drivers = 'simulated', qemu }: DriversConfig,
+  { drivers = 'simulated', qemu, hardware }: DriversConfig,
   at: (path: string) => string,
 ): Promise<OpenDrivers | undefined> {
   if (drivers === 'simulated') return undefined;
+  if (drivers === 'hardware') {
+    if (hardware === undefined)
+      throw new Error('drivers: hardware needs the section hardware; docs/hardware.md shows one');
+    const [{ openHardware }, { withPaths }] = await Promise.all([
+      import('../../agent/drivers/hardware/open.ts'),
+      import('../../agent/drivers/hardware/paths.ts'),
+    ]);
+    return ({ nodes }, context) => openHardware(nodes, withPaths(hardware, at), context);
+  }
   if (qemu === undefined) throw new Error('drivers: qemu needs the section qemu; docs/lab.md shows one');
   const { openLab } = await import('../../agent/drivers/qemu/open.ts');
   const { trusted, origins = [], ...rest } = qemu;

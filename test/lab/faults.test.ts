@@ -127,7 +127,7 @@ test('a block that was torn on the way is refused and fetched again', options, a
   const origin = await tearingOrigin(lab.directory);
   exporter = await RackExporter.start({
     directory: join(lab.directory, 'cache'),
-    socketPath: join(lab.directory, 'images.sock'),
+    listen: { socketPath: join(lab.directory, 'images.sock') },
     ...{ memoryBytes: 32 * mebi, diskBytes: 128 * mebi, clock, random },
     policy: {},
     onError: (error) => lab.errors.push(error),

@@ -97,7 +97,7 @@ export async function openLab(
   mkdirSync(directory, { recursive: true });
   const exporter = await RackExporter.start({
     directory: join(directory, 'cache'),
-    socketPath: join(directory, 'images.sock'),
+    listen: { socketPath: join(directory, 'images.sock') },
     memoryBytes: settings.cacheMemoryBytes ?? 64 * mebi,
     diskBytes: settings.cacheDiskBytes ?? 8192 * mebi,
     policy: { directories: settings.originDirectories ?? [] },

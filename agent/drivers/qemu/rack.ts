@@ -13,12 +13,12 @@ import type { Random } from '../../../controller/runtime/random.ts';
 import { type BootServer, startBootServer } from '../boot/boot-server.ts';
 import { type Exporter, RackImages } from '../boot/images.ts';
 import type { TrustedImage, TrustedSide } from '../boot/trusted-boot.ts';
+import { vmmOf } from '../boot/vmm-hands.ts';
 import type { Drivers, Fabric, Power } from '../port.ts';
 import { BootedNode } from './booted.ts';
 import { QemuMachine } from './machine.ts';
 import { RackNetwork } from './network.ts';
 import { defaultShape, type MachineShape, type MachineSpec } from './shape.ts';
-import { labVmm } from './vmm.ts';
 
 /** Machines that QEMU plays connect by a socket of the file system. */
 export interface LabExporter extends Exporter {
@@ -126,7 +126,7 @@ export async function openQemuRack(options: QemuRackOptions): Promise<QemuRack> 
   return {
     ...{ netns, machines, booted, close },
     drivers: {
-      ...{ power, fabric, images, vmm: labVmm(booted) },
+      ...{ power, fabric, images, vmm: vmmOf(booted) },
       capabilities: ['format:Raw', 'erase:Quick', 'erase:Full', 'qemu'],
       onChange(told) {
         listener = told;

@@ -6,6 +6,7 @@
  *    once a frame under its own keys came: a repeated HELLO alone moves nothing.
  * 2. COMMIT goes only out for a token that the VMM said it is prepared for. Once it went out nothing but the same COMMIT follows,
  *    also on a new connection: whether the VMM left is found out from outside, never from silence here.
+ * 3. A boot that is handed in again (`KeptBoot`), as by an agent that starts anew, goes on where it was.
  */
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../../../controller/runtime/clock.ts';
@@ -19,12 +20,20 @@ export interface VmmChannelsOptions {
   /** The operating system's: keys come of it. */
   readonly random: Random;
   readonly onChange: (node: string) => void;
+  /** Right before the plan goes out to a VMM: from then on a guest may run under it. False: it must not. */
+  readonly mayPlan?: (node: string) => boolean;
 }
 
 /** For the boot record that the boot server hands to the port that asked. */
 export interface BootKey {
   readonly bootId: Buffer;
   readonly key: Buffer;
+}
+
+/** What has to outlive the process of a boot, so that its VMM is known again. */
+export interface KeptBoot extends BootKey {
+  /** Of a COMMIT that may have gone out. */
+  readonly committed?: Buffer;
 }
 
 export interface ChannelReading {
@@ -34,15 +43,20 @@ export interface ChannelReading {
   readonly failure?: { readonly code: string; readonly text: string };
   /** The last word of a VMM on its way out. Its absence means nothing. */
   readonly leaving: boolean;
+  /** Why the VMM did not follow a COMMIT. */
+  readonly refusal?: string;
 }
 
 interface Boot extends BootKey {
   readonly node: string;
   readonly plan: Plan;
+  /** Of the newest throttle; the plan's when none came. */
+  maxRateBytes: bigint;
   session?: Session;
   status?: Status;
   failure?: { code: string; text: string };
   leaving: boolean;
+  refusal?: string;
   /** Of the newest PREPARE. */
   token?: Buffer;
   prepared: boolean;
@@ -65,18 +79,23 @@ export class VmmChannels {
     this.#options = options;
   }
 
-  /** The boot server is about to hand the VMM to this node; an earlier boot of the node is over. */
-  expect(node: string, plan: Plan): BootKey {
+  /**
+   * The boot server is about to hand the VMM to this node; an earlier boot of the node is over.
+   * @param kept of a boot that goes on; absent: a new one
+   */
+  expect(node: string, plan: Plan, kept?: KeptBoot): BootKey {
     this.forget(node);
     const { random } = this.#options;
-    const boot: Boot = {
-      node,
-      plan,
+    const { committed, bootId, key } = kept ?? {
       bootId: nonceOf(random),
       key: Buffer.concat([nonceOf(random), nonceOf(random)]),
+    };
+    const boot: Boot = {
+      ...{ node, plan, bootId, key, maxRateBytes: plan.maxRateBytes },
       leaving: false,
       prepared: false,
-      committed: false,
+      committed: committed !== undefined,
+      ...(committed === undefined ? {} : { token: committed }),
     };
     this.#byNode.set(node, boot);
     this.#byId.set(boot.bootId.toString('hex'), boot);
@@ -99,11 +118,14 @@ export class VmmChannels {
       leaving: boot?.leaving ?? false,
       ...(boot?.status === undefined ? {} : { status: boot.status }),
       ...(boot?.failure === undefined ? {} : { failure: boot.failure }),
+      ...(boot?.refusal === undefined ? {} : { refusal: boot.refusal }),
     };
   }
 
   /** Bound of the background copy in bytes a second; 0: none. */
-  throttle(node: string, maxRateBytes: number): void {
+  throttle(node: string, maxRateBytes: number | bigint): void {
+    const boot = this.#byNode.get(node);
+    if (boot !== undefined) boot.maxRateBytes = BigInt(maxRateBytes);
     this.#send(node, { kind: 'Throttle', maxRateBytes: BigInt(maxRateBytes) });
   }
 
@@ -111,8 +133,8 @@ export class VmmChannels {
     this.#send(node, { kind: 'Notify', text: text.slice(0, 256) });
   }
 
-  /** Resolves when the VMM holds still, ready to leave; rejects with the reason when it is not. */
-  prepare(node: string): Promise<void> {
+  /** Resolves with the token when the VMM holds still, ready to leave; rejects with the reason when it is not. */
+  prepare(node: string): Promise<Buffer> {
     const boot = this.#byNode.get(node);
     if (boot?.session === undefined) return Promise.reject(new Error('the VMM is not connected'));
     if (boot.committed) return Promise.reject(new Error('a commit was sent already'));
@@ -120,8 +142,8 @@ export class VmmChannels {
     const token = nonceOf(this.#options.random);
     boot.token = token;
     boot.prepared = false;
-    return new Promise<void>((resolve, reject) => {
-      boot.settle = { resolve, reject };
+    return new Promise<Buffer>((resolve, reject) => {
+      boot.settle = { resolve: () => resolve(token), reject };
       this.#send(node, { kind: 'Prepare', token });
     }).finally(() => {
       delete boot.settle;
@@ -133,6 +155,7 @@ export class VmmChannels {
     const boot = this.#byNode.get(node);
     if (boot?.token === undefined || !boot.prepared) throw new Error('the VMM is not prepared');
     boot.committed = true;
+    delete boot.refusal;
     this.#send(node, { kind: 'Commit', token: boot.token });
   }
 
@@ -142,8 +165,11 @@ export class VmmChannels {
     boot?.session?.send(message);
   }
 
-  /** A connection from the control network. */
-  accept(stream: Duplex): void {
+  /**
+   * A connection from the control network.
+   * @param from whose control port it came through, where that is known: of another node it is then not taken
+   */
+  accept(stream: Duplex, from?: string): void {
     if (this.#strangers >= mostStrangers) {
       stream.destroy();
       return;
@@ -191,6 +217,7 @@ export class VmmChannels {
       if (head.length < headerBytes + 18) return;
       stream.off('data', peek);
       boot = this.#byId.get(head.subarray(headerBytes + 2).toString('hex'));
+      if (from !== undefined && boot?.node !== from) boot = undefined;
       if (boot === undefined) session.end('no such boot');
       else session.start(boot.key);
     };
@@ -202,11 +229,22 @@ export class VmmChannels {
       session.end('a HELLO that does not fit the boot');
       return;
     }
+    const { mayPlan = () => true } = this.#options;
+    if (!boot.committed && !mayPlan(boot.node)) {
+      session.end('no guest may start on this machine now');
+      return;
+    }
     const nonce = nonceOf(this.#options.random);
     session.send({ kind: 'Welcome', version: Math.min(hello.version, protocolVersion), nonce });
     session.rekey(connectionKeys(boot.key, hello.nonce, nonce));
     if (boot.committed && boot.token !== undefined) session.send({ kind: 'Commit', token: boot.token });
-    else session.send(boot.plan);
+    else {
+      session.send(boot.plan);
+      // A second plan of one boot is ignored, and with it its bound.
+      if (boot.maxRateBytes !== boot.plan.maxRateBytes) {
+        session.send({ kind: 'Throttle', maxRateBytes: boot.maxRateBytes });
+      }
+    }
   }
 
   #replace(boot: Boot, session: Session, { preparedToken }: Hello): void {
@@ -225,6 +263,7 @@ export class VmmChannels {
       boot.settle?.resolve();
     } else if (message.kind === 'NotPrepared' && boot.token?.equals(message.token)) {
       // Also the answer to a COMMIT: this VMM did not leave, and never will for this token.
+      if (boot.committed) boot.refusal = message.text;
       boot.prepared = false;
       boot.committed = false;
       boot.settle?.reject(new Error(message.text));

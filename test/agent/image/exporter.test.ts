@@ -26,7 +26,7 @@ async function exporterOf(t: TestContext, { directory }: { directory: string }):
   const socketPath = join(sockets, 'nbd');
   const exporter = await RackExporter.start({
     directory,
-    socketPath,
+    listen: { socketPath },
     memoryBytes: 32 * mib,
     diskBytes: 64 * mib,
     clock: systemClock,

@@ -1,0 +1,421 @@
+/**
+ * What a machine booted, and the agent's hand in it: answers its network boot, speaks with its hypervisor by the VMM channel and with the
+ * trusted image, and finds out from outside that a hypervisor has left.
+ *
+ * Invariants:
+ * 1. A machine is answered only while every control port of it is read back in `provisioning`; a plan goes out only while the boot server is
+ *    to answer with the VMM.
+ * 2. That a guest may run under a plan is stored before the plan leaves. A boot about which nothing more was heard counts as begun, and from
+ *    then on the plan says Keep.
+ * 3. "Commit sent" and its token are stored before COMMIT. A VMM that was sent one is absent only once that was seen from outside
+ *    (departure.ts), after the machine went off, or after it booted anew; until then it is Resident or Unknown.
+ * 4. What is known belongs to one start of the machine. An agent that starts again knows it, and the VMM of it, again.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { join } from 'node:path';
+import type { Failure, NodeObservation } from '../../../controller/api/protocol.generated.ts';
+import type { Clock } from '../../../controller/runtime/clock.ts';
+import type { BootAnswer, BootFile, BootHandler } from '../boot/boot-server.ts';
+import { readJsonFile, writeJsonFile } from '../boot/files.ts';
+import { plannedWrites } from '../boot/planned-writes.ts';
+import {
+  askAgainScript,
+  type TrustedSide,
+  trustedArguments,
+  trustedFile,
+  trustedScript,
+} from '../boot/trusted-boot.ts';
+import type { VmmHand } from '../boot/vmm-hands.ts';
+import type { Change, VmmPlan, VmmReading } from '../port.ts';
+import { encodeBootRecord } from '../vmm-channel/boot-record.ts';
+import type { Plan, Status } from '../vmm-channel/messages.ts';
+import {
+  channelFailure,
+  channelPlan,
+  channelRate,
+  copyOf,
+  failureOf,
+  hasBegun,
+  noCopy,
+  tellsMore,
+} from './channel-plan.ts';
+import type { Evidence } from './departure.ts';
+import { DepartureWatch } from './departure-watch.ts';
+import { type Boot, channelBoot, type Kept, keptPlan, nothingKept, planIn, type VmmBoot } from './kept.ts';
+import type { HardwareNodeOptions } from './node-options.ts';
+import { vmmScript } from './vmm-files.ts';
+
+/** An Off that a BMC showed before it noticed the start is not the end of it. */
+const freshOffMs = 120_000;
+
+export class HardwareNode implements BootHandler, VmmHand {
+  readonly #options: HardwareNodeOptions;
+  #kept: Kept;
+  #trustedBootId: string | undefined;
+  #failure: { readonly epoch: number; readonly failure: Failure } | undefined;
+  #change: Change | undefined;
+  #shown: Status | undefined;
+  #wasOn = true;
+  #bootedAt: number;
+  readonly #departure: DepartureWatch;
+  #cancelCommit = (): void => {};
+  #tail: Promise<unknown> = Promise.resolve();
+  #isClosed = false;
+
+  constructor(options: HardwareNodeOptions) {
+    const { path, clock, channels, name } = options;
+    this.#options = options;
+    this.#kept = readJsonFile<Kept>(path) ?? nothingKept;
+    this.#bootedAt = clock.monotonic();
+    this.#departure = new DepartureWatch({
+      ...{ clock, times: options.times, onError: options.onError, answers: () => options.surroundings.answers() },
+      evidence: () => this.#evidence(),
+      onLeft: () => this.#left(),
+    });
+    const { boot } = this.#kept;
+    if (boot.kind !== 'Vmm' || boot.hasLeft) return;
+    channels.expect(name, planIn(boot), channelBoot(boot));
+    if (boot.committed !== undefined) this.#departure.start();
+  }
+
+  #keep(changed: Partial<Kept>): void {
+    this.#kept = { ...this.#kept, ...changed };
+    writeJsonFile(this.#options.path, this.#kept);
+  }
+
+  #keepBoot(boot: VmmBoot, changed: Partial<VmmBoot>): VmmBoot {
+    const next = { ...boot, ...changed };
+    if (this.#kept.boot === boot) this.#keep({ boot: next });
+    return next;
+  }
+
+  #tell(): void {
+    if (!this.#isClosed) this.#options.clock.setTimer(0, () => this.#options.changed());
+  }
+
+  #inTurn<Value>(work: () => Promise<Value>): Promise<Value> {
+    const next = this.#tail.then(work);
+    this.#tail = next.catch(() => {});
+    return next;
+  }
+
+  /** The boot that was is over. */
+  #begin(boot: Boot): void {
+    const { channels, trusted, name, clock } = this.#options;
+    const { begun, boot: before } = this.#kept;
+    if (this.#trustedBootId !== undefined) trusted.end(name);
+    this.#trustedBootId = undefined;
+    if (before.kind === 'Vmm') channels.forget(name);
+    this.#departure.stop();
+    if (this.#change?.status === 'Pending' && before.kind === 'Vmm') {
+      this.#change = { ...this.#change, status: 'Error', error: 'the machine started anew or went off' };
+    }
+    this.#shown = undefined;
+    this.#wasOn = false;
+    this.#bootedAt = clock.monotonic();
+    if (boot.kind !== 'Off') this.#failure = undefined;
+    // Nobody can say any more what became of a plan that went out.
+    const isOpen = begun?.status === 'Offered';
+    this.#keep({ boot, ...(isOpen ? { begun: { epoch: begun.epoch, status: 'Begun' } } : {}) });
+    this.#tell();
+  }
+
+  #fail(epoch: number, failure: Failure): void {
+    this.#failure = { epoch, failure };
+    this.#tell();
+  }
+
+  // What the boot server asks.
+
+  boot(): Promise<BootAnswer> {
+    return this.#inTurn(async () => {
+      const { surroundings } = this.#options;
+      this.#begin({ kind: 'Firmware' });
+      if (!this.#isReachable()) return this.#nothing('control port not in provisioning');
+      const { serving } = surroundings.images();
+      if (serving === 'Trusted') return this.#startTrusted();
+      return serving === 'Vmm' ? this.#startVmm() : this.#nothing('nothing to boot');
+    });
+  }
+
+  #isReachable(): boolean {
+    const control = this.#options.surroundings.fabric().ports.filter(({ role }) => role === 'Control');
+    return control.length > 0 && control.every(({ state, domain }) => state === 'Ready' && domain === 'provisioning');
+  }
+
+  #nothing(why: string): BootAnswer {
+    return { script: askAgainScript(this.#options.server, this.#failure?.failure.code ?? why) };
+  }
+
+  #startTrusted(): BootAnswer {
+    const { trusted, name, server, control } = this.#options;
+    const { bootId, kernelArguments } = trusted.begin(name);
+    this.#trustedBootId = bootId;
+    this.#keep({ boot: { kind: 'Trusted' } });
+    const own = trustedArguments(server, control.mac, control.address);
+    return { script: trustedScript({ server, bootId, kernelArguments: [...own, ...kernelArguments] }) };
+  }
+
+  async #startVmm(): Promise<BootAnswer> {
+    const { channels, name, server, vmmFiles, random } = this.#options;
+    const { plan } = this.#kept;
+    const made = plan === undefined ? failureOf('VmmFailed', 'the boot server has no plan') : await this.#planFor(plan);
+    if (plan === undefined || 'code' in made) {
+      this.#fail(plan?.epoch ?? 0, made as Failure);
+      return this.#nothing('no plan');
+    }
+    const { bootId, key } = channels.expect(name, made);
+    const fileId = random.uuid();
+    const boot: VmmBoot = {
+      ...{ kind: 'Vmm', fileId, epoch: plan.epoch, isOffered: false, hasLeft: false },
+      ...{ bootId: bootId.toString('hex'), key: key.toString('hex') },
+      plan: keptPlan(made),
+    };
+    this.#keep({ boot });
+    return { script: vmmScript({ server, fileId, ...vmmFiles }) };
+  }
+
+  async #planFor(plan: VmmPlan): Promise<Plan | Failure> {
+    const { surroundings } = this.#options;
+    const { image } = plan.environment;
+    const source = surroundings.source(image.sha256);
+    const { sizeBytes = image.sizeBytes } = surroundings.images();
+    if (source === undefined) return failureOf('ImageUnavailable', 'the image is not exported to this machine');
+    try {
+      const writes = await plannedWrites(plan, surroundings.readImage, sizeBytes);
+      const start = this.#kept.begun?.epoch === plan.epoch ? 'Keep' : plan.start;
+      return channelPlan(plan, { start, machine: surroundings.machine(), source, writes, imageBytes: sizeBytes });
+    } catch (error) {
+      return failureOf('VmmFailed', (error as Error).message, false);
+    }
+  }
+
+  file(id: string, name: string): BootFile | undefined {
+    const { trustedImage, vmmFiles, channel } = this.#options;
+    const { boot } = this.#kept;
+    if (id === this.#trustedBootId) return trustedFile(trustedImage, name);
+    // Whoever speaks for this boot has its key already: nobody needs it again.
+    if (boot.kind !== 'Vmm' || id !== boot.fileId || boot.isOffered) return undefined;
+    if (!/^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$/.test(name)) return undefined;
+    const path = join(vmmFiles.directory, name);
+    if (!name.endsWith('.elf')) return { path };
+    const { bootId, key } = channelBoot(boot);
+    return { path, trailer: encodeBootRecord({ ...channel, bootId, key, epoch: BigInt(boot.epoch), tls: false }) };
+  }
+
+  async trusted(request: IncomingMessage, response: ServerResponse): Promise<boolean> {
+    const isOwn = request.url?.startsWith(`/trusted/${this.#trustedBootId}/`) === true;
+    return isOwn && this.#options.trusted.handle(request, response);
+  }
+
+  // What the channel asks and tells.
+
+  /** Whether the plan of this boot may go out; stored before it does. */
+  mayPlan(): boolean {
+    const { boot, begun } = this.#kept;
+    if (boot.kind !== 'Vmm' || boot.committed !== undefined) return false;
+    // One that runs already keeps its plan, and ignores a second one.
+    if (boot.isOffered) return true;
+    if (this.#options.surroundings.images().serving !== 'Vmm') return false;
+    const isKnown = begun?.epoch === boot.epoch;
+    this.#keep({
+      boot: { ...boot, isOffered: true },
+      ...(isKnown ? {} : { begun: { epoch: boot.epoch, status: 'Offered' } }),
+    });
+    this.#tell();
+    return true;
+  }
+
+  channelChanged(): void {
+    const { channels, name } = this.#options;
+    const { boot, begun, starts } = this.#kept;
+    if (boot.kind !== 'Vmm' || this.#isClosed) return;
+    const { status, failure, connected, refusal } = channels.read(name);
+    this.#departure.heard();
+    if (status !== undefined && hasBegun(status)) {
+      const count = Math.max(status.starts, starts.epoch === boot.epoch ? starts.count : 0);
+      const isNew = begun?.status !== 'Begun' || starts.epoch !== boot.epoch || starts.count !== count;
+      if (isNew) this.#keep({ begun: { epoch: boot.epoch, status: 'Begun' }, starts: { epoch: boot.epoch, count } });
+    }
+    const gaveUp = failure !== undefined && status !== undefined && !hasBegun(status);
+    if (gaveUp && begun?.status === 'Offered') {
+      // It said itself that nothing was begun: the next boot may start fresh.
+      const { begun: _withdrawn, ...rest } = this.#kept;
+      this.#kept = rest;
+      this.#keep({});
+    }
+    if (failure !== undefined) this.#fail(boot.epoch, channelFailure(failure));
+    if (refusal !== undefined && boot.committed !== undefined) this.#refused(boot, refusal);
+    if (!connected || tellsMore(this.#shown, status)) this.#tell();
+    // Heard again is news, whatever it says.
+    this.#shown = connected ? status : undefined;
+  }
+
+  /** Power was read anew. */
+  powerChanged(): void {
+    const { surroundings, clock } = this.#options;
+    const { state } = surroundings.power();
+    if (state === 'On') this.#wasOn = true;
+    const isOver = this.#wasOn || clock.monotonic() - this.#bootedAt >= freshOffMs;
+    if (state === 'Off' && isOver && this.#kept.boot.kind !== 'Off') this.#begin({ kind: 'Off' });
+  }
+
+  refresh(): void {
+    this.powerChanged();
+  }
+
+  // What the agent asks.
+
+  plan(plan: VmmPlan | undefined): void {
+    const { plan: _before, ...rest } = this.#kept;
+    this.#kept = plan === undefined ? rest : { ...rest, plan };
+    this.#keep({});
+  }
+
+  throttle(maxRateBytes: number): void {
+    this.#options.channels.throttle(this.#options.name, channelRate(maxRateBytes));
+  }
+
+  notify(message: string): void {
+    this.#options.channels.notify(this.#options.name, message);
+  }
+
+  devirtualize(token: string): void {
+    this.#change = { token, status: 'Pending' };
+    this.#leave(token).catch((error: unknown) => this.#end(token, (error as Error).message));
+    this.#tell();
+  }
+
+  inTrusted(token: string, work: (trusted: TrustedSide, node: string) => Promise<void>): void {
+    this.#change = { token, status: 'Pending' };
+    work(this.#options.trusted, this.#options.name).then(
+      () => this.#end(token, undefined),
+      (error: unknown) => this.#end(token, (error as Error).message),
+    );
+    this.#tell();
+  }
+
+  #end(token: string, error: string | undefined): void {
+    if (this.#change?.token !== token || this.#change.status !== 'Pending') return;
+    this.#cancelCommit();
+    this.#change = error === undefined ? { token, status: 'Done' } : { token, status: 'Error', error };
+    this.#tell();
+  }
+
+  /** Rejects while it is certain that nothing follows. */
+  async #leave(token: string): Promise<void> {
+    const { channels, name, surroundings, clock, times } = this.#options;
+    const { boot } = this.#kept;
+    if (boot.kind !== 'Vmm') throw new Error('no hypervisor of this agent runs on the machine');
+    if (boot.hasLeft) return this.#end(token, undefined);
+    if (boot.committed === undefined) {
+      if (surroundings.images().exported !== 'Closed') throw new Error('the image is still exported');
+      const prepared = await within(clock, times.prepareMs, channels.prepare(name));
+      if (this.#kept.boot !== boot) throw new Error('the machine started anew');
+      const committed = this.#keepBoot(boot, { committed: prepared.toString('hex') });
+      try {
+        channels.commit(name);
+      } catch (error) {
+        // It was not sent, and must not be after a restart.
+        if (this.#kept.boot === committed) this.#keep({ boot });
+        throw error;
+      }
+    }
+    this.#cancelCommit();
+    this.#cancelCommit = clock.setTimer(times.commitMs, () =>
+      this.#end(token, 'uncertain: the hypervisor was told to leave, and was not seen to be gone'),
+    );
+    this.#departure.start();
+  }
+
+  #refused(boot: VmmBoot, reason: string): void {
+    const { committed: _void, ...rest } = boot;
+    if (this.#kept.boot !== boot) return;
+    this.#keep({ boot: rest });
+    this.#departure.stop();
+    if (this.#change !== undefined) this.#end(this.#change.token, reason);
+  }
+
+  #evidence(): Omit<Evidence, 'silentMs' | 'answers'> {
+    const { channels, name, surroundings } = this.#options;
+    const { connected, leaving } = channels.read(name);
+    return {
+      ...{ connected, saidSo: leaving, couldSpeak: this.#isReachable(), power: surroundings.power().state },
+      exportClosed: surroundings.images().exported === 'Closed',
+    };
+  }
+
+  #left(): void {
+    const { boot } = this.#kept;
+    if (boot.kind !== 'Vmm' || boot.committed === undefined) return;
+    this.#keepBoot(boot, { hasLeft: true });
+    this.#options.channels.forget(this.#options.name);
+    if (this.#change !== undefined) this.#end(this.#change.token, undefined);
+    this.#tell();
+  }
+
+  read(): VmmReading {
+    const { boot, starts, begun } = this.#kept;
+    const { trusted, name, guestAddress } = this.#options;
+    const vmm = this.#vmm();
+    const isOffered = boot.kind === 'Vmm' && boot.isOffered;
+    const epoch = isOffered ? boot.epoch : (this.#failure?.epoch ?? 0);
+    const count = starts.epoch === epoch ? starts.count : 0;
+    const state = this.#guest();
+    return {
+      ...{ vmm, epoch },
+      ...(begun?.status === 'Begun' ? { begunEpoch: begun.epoch } : {}),
+      guest: {
+        ...{ state, starts: count },
+        ...(guestAddress === undefined || vmm !== 'Resident' ? {} : { address: guestAddress }),
+      },
+      copy: this.#copy(),
+      trusted: trusted.read(name),
+      ...(this.#failure === undefined ? {} : { failure: this.#failure.failure }),
+      ...(this.#change === undefined ? {} : { change: this.#change }),
+    };
+  }
+
+  #vmm(): VmmReading['vmm'] {
+    const { boot } = this.#kept;
+    if (boot.kind === 'Unknown') return this.#options.surroundings.power().state === 'Off' ? 'Absent' : 'Unknown';
+    if (boot.kind !== 'Vmm' || boot.hasLeft || !boot.isOffered) return 'Absent';
+    return this.#options.channels.read(this.#options.name).connected ? 'Resident' : 'Unknown';
+  }
+
+  #guest(): NodeObservation['guest']['state'] {
+    const { channels, name } = this.#options;
+    const { boot } = this.#kept;
+    if (boot.kind === 'Unknown' || (boot.kind === 'Vmm' && boot.hasLeft)) return 'Unknown';
+    if (boot.kind !== 'Vmm' || !boot.isOffered) return 'Off';
+    const { connected, status } = channels.read(name);
+    return connected ? (status?.guest === 'Running' ? 'Running' : 'Off') : 'Unknown';
+  }
+
+  #copy(): NodeObservation['copy'] {
+    if (this.#failure?.failure.code === 'MapInvalid') return { ...noCopy, map: 'Invalid' };
+    const { boot } = this.#kept;
+    return boot.kind === 'Vmm' && boot.isOffered
+      ? copyOf(this.#options.channels.read(this.#options.name).status)
+      : noCopy;
+  }
+
+  /** Leaves the machine, and what it runs, as it is. */
+  close(): void {
+    const { trusted, channels, name } = this.#options;
+    this.#isClosed = true;
+    this.#departure.stop();
+    this.#cancelCommit();
+    trusted.end(name);
+    channels.forget(name);
+  }
+}
+
+function within<Value>(clock: Clock, limitMs: number, work: Promise<Value>): Promise<Value> {
+  return new Promise((resolve, reject) => {
+    const cancel = clock.setTimer(limitMs, () =>
+      reject(new Error(`the hypervisor did not answer within ${limitMs / 1000} s`)),
+    );
+    work.then(resolve, reject).finally(cancel);
+  });
+}

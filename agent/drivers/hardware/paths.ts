@@ -1,0 +1,43 @@
+/** Paths of the configuration, made absolute: pure. */
+import type { HardwareNodeSettings, HardwareSettings } from './settings.ts';
+
+type At = (path: string) => string;
+type Bmc = HardwareNodeSettings['bmc'];
+
+function inBmc<Part extends Partial<Bmc>>(bmc: Part, at: At): Part {
+  return {
+    ...bmc,
+    ...(bmc.credentials === undefined ? {} : { credentials: at(bmc.credentials) }),
+    ...(bmc.ca === undefined ? {} : { ca: at(bmc.ca) }),
+  };
+}
+
+function inHttp(http: NonNullable<HardwareSettings['fabric']['http']>, at: At): typeof http {
+  return {
+    ...http,
+    ...(http.ca === undefined ? {} : { ca: at(http.ca) }),
+    ...(http.tokenFile === undefined ? {} : { tokenFile: at(http.tokenFile) }),
+  };
+}
+
+/** A fabric's command is left as it is: it is found as a shell finds it. */
+export function withPaths(settings: HardwareSettings, at: At): HardwareSettings {
+  const { bmc, fabric, images, boot, nodes } = settings;
+  const { dnsmasq } = boot;
+  const firmware = dnsmasq?.firmware;
+  return {
+    ...settings,
+    ...(bmc === undefined ? {} : { bmc: inBmc(bmc, at) }),
+    fabric: { ...fabric, ...(fabric.http === undefined ? {} : { http: inHttp(fabric.http, at) }) },
+    images: { ...images, directories: (images.directories ?? []).map(at) },
+    boot: {
+      ...boot,
+      vmm: { ...boot.vmm, directory: at(boot.vmm.directory) },
+      trusted: { kernel: at(boot.trusted.kernel), initrd: at(boot.trusted.initrd) },
+      ...(dnsmasq === undefined || firmware === undefined
+        ? {}
+        : { dnsmasq: { ...dnsmasq, firmware: { ...firmware, root: at(firmware.root) } } }),
+    },
+    nodes: Object.fromEntries(Object.entries(nodes).map(([name, own]) => [name, { ...own, bmc: inBmc(own.bmc, at) }])),
+  };
+}

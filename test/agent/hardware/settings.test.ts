@@ -1,0 +1,89 @@
+/** A configuration is understood whole, or refused with the fields that are wrong; and what is made of it for dnsmasq. */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { Ajv } from 'ajv';
+import { parse } from 'yaml';
+import { dnsmasqConfig } from '../../../agent/drivers/boot/dnsmasq.ts';
+import { dhcpLayout } from '../../../agent/drivers/hardware/dhcp.ts';
+import { withPaths } from '../../../agent/drivers/hardware/paths.ts';
+import { checkSettings, type HardwareSettings, hardwareSchema } from '../../../agent/drivers/hardware/settings.ts';
+import { parseHostlist } from '../../../controller/api/hostlist.ts';
+import { needs } from '../image/programs.ts';
+
+/** The configuration that docs/hardware.md gives to copy. */
+function documented(): { hardware: HardwareSettings; nodes: string[] } {
+  const page = readFileSync(new URL('../../../docs/hardware.md', import.meta.url), 'utf8');
+  const [, text = ''] = /```yaml\n(.*?)```/s.exec(page) ?? [];
+  const { hardware, racks } = parse(text) as { hardware: HardwareSettings; racks: { nodes: string }[] };
+  return { hardware, nodes: parseHostlist(racks[0]?.nodes ?? '') };
+}
+
+/** What is wrong once the value at a path of the section is another one; undefined takes it away. */
+function faultOf(path: string, value: unknown): string {
+  const { hardware, nodes } = documented();
+  const settings = structuredClone(hardware);
+  const keys = path.split('.');
+  const last = keys.pop() ?? '';
+  let place = settings as unknown as Record<string, unknown>;
+  for (const key of keys) place = place[key] as Record<string, unknown>;
+  if (value === undefined) delete place[last];
+  else place[last] = value;
+  try {
+    checkSettings(nodes, settings);
+    return '';
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+test('the configuration that the page gives to copy is taken', () => {
+  const { hardware, nodes } = documented();
+  const validate = new Ajv({ allErrors: true }).compile(hardwareSchema);
+  assert.ok(validate(hardware), JSON.stringify(validate.errors));
+  checkSettings(nodes, hardware);
+  assert.equal(withPaths(hardware, (path) => `/at/${path}`).boot.trusted.kernel.slice(0, 4), '/at/');
+});
+
+test('what does not fit together is named', () => {
+  const wrong: [RegExp, string, unknown][] = [
+    [/^hardware\.nodes\.r0n1 is missing: the rack has this node$/, 'nodes.r0n1', undefined],
+    [/r0n1\.bmc\.credentials is missing/, 'bmc', undefined],
+    [/r0n1\.class: there is no hardware\.classes\.thin/, 'classes', undefined],
+    [/r0n1\.control\.machine: "10\.77\.1\.10" is no IPv4 address with/, 'nodes.r0n1.control.machine', '10.77.1.10'],
+    [/r0n1: control\.machine is that of r0n0/, 'nodes.r0n1.control.machine', '10.77.0.10/24'],
+    [/hardware\.images\.aoe is missing/, 'images.transport', 'Aoe'],
+    [/boot\.channelPort must differ/, 'boot.channelPort', 8080],
+    [/r0n1\.ports: there is no data port/, 'nodes.r0n1.ports', []],
+  ];
+  for (const [message, path, value] of wrong) assert.match(faultOf(path, value), message);
+});
+
+test('a secret cannot stand in the section', () => {
+  const { hardware } = documented();
+  const validate = new Ajv({ allErrors: true }).compile(hardwareSchema);
+  const bmc = { ...hardware.bmc, password: 'x' };
+  assert.equal(validate({ ...hardware, bmc }), false);
+});
+
+test('dnsmasq takes what is written for it, and a layout cannot smuggle a line into it', needs('dnsmasq'), (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'dhcp-'));
+  t.after(() => rmSync(directory, { recursive: true }));
+  const { hardware, nodes } = documented();
+  const layout = dhcpLayout(nodes, hardware, directory);
+  assert.deepEqual(
+    layout.control.map(({ network, netmask }) => `${network}/${netmask}`),
+    ['10.77.0.0/255.255.255.0', '10.77.1.0/255.255.255.0'],
+  );
+  const config = dnsmasqConfig(layout);
+  assert.match(config, /^dhcp-boot=tag:ipxe,tag:ctl1,http:\/\/10\.77\.1\.1:8080\/boot\.ipxe$/m);
+  writeFileSync(join(directory, 'dnsmasq.conf'), config);
+  execFileSync('dnsmasq', ['--test', `--conf-file=${join(directory, 'dnsmasq.conf')}`], { stdio: 'pipe' });
+  const [first, ...rest] = layout.control;
+  assert.ok(first);
+  const evil = { ...layout, control: [{ ...first, boot: 'http://a/\ndhcp-script=/bin/sh' }, ...rest] };
+  assert.throws(() => dnsmasqConfig(evil), /the DHCP layout is wrong: .* is no URL/s);
+});
