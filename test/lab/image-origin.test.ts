@@ -29,7 +29,13 @@ test(
     const socketPath = join(directory, 'nbd');
     const faults: string[] = [];
     const exporter = await RackExporter.start({
-      ...{ directory: join(directory, 'cache'), listen: { socketPath }, policy: {}, clock: systemClock, random: systemRandom },
+      ...{
+        directory: join(directory, 'cache'),
+        listen: { socketPath },
+        policy: {},
+        clock: systemClock,
+        random: systemRandom,
+      },
       ...{ memoryBytes: 16 << 20, diskBytes: 1 << 30 },
       onFault: (_digest, error) => faults.push(String(error)),
       onError: (error) => faults.push(`inside: ${error}`),
