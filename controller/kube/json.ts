@@ -50,9 +50,13 @@ export function deepFreeze<T>(value: T): T {
   return Object.freeze(value);
 }
 
-/** A copy that may be changed freely. */
+/** A copy that may be changed freely. (structuredClone takes several times as long for plain data.) */
 export function mutableCopy<T>(value: T): T {
-  return structuredClone(value);
+  if (Array.isArray(value)) return value.map((item) => mutableCopy(item)) as T;
+  if (!isJsonObject(value)) return value;
+  const copy: JsonObject = {};
+  for (const name of Object.keys(value)) if (name !== '__proto__') copy[name] = mutableCopy(value[name]);
+  return copy as T;
 }
 
 /** RFC 7386, section 2. */

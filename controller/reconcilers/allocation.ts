@@ -186,6 +186,15 @@ export class AllocationReconciler {
   }
 }
 
+/** Objects of the cache never change, and an allocation is looked at far more often than its environment is edited. */
+const revisions = new WeakMap<ComputeEnvironment['spec'], ReturnType<typeof revisionOf>>();
+
+function revisionOnce(spec: ComputeEnvironment['spec']): ReturnType<typeof revisionOf> {
+  const known = revisions.get(spec) ?? revisionOf(spec);
+  revisions.set(spec, known);
+  return known;
+}
+
 function viewOf(allocation: NodeAllocation, environment: ComputeEnvironment | undefined): EnvironmentView {
   const { name, namespace = allocation.metadata.namespace } = allocation.spec.environmentRef;
   if (environment === undefined) {
@@ -205,7 +214,7 @@ function viewOf(allocation: NodeAllocation, environment: ComputeEnvironment | un
       message: `ComputeEnvironment ${namespace}/${name} does not allow namespace ${allocation.metadata.namespace} (its spec.allowedNamespaces)`,
     };
   }
-  return { kind: 'usable', spec: environment.spec, ...revisionOf(environment.spec) };
+  return { kind: 'usable', spec: environment.spec, ...revisionOnce(environment.spec) };
 }
 
 const countFields: ReadonlySet<string> = new Set([

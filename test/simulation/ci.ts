@@ -8,7 +8,7 @@ import { createHash } from 'node:crypto';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 
-const fixed = '1..120';
+const fixed = '1..100';
 const freshMinutes = '1.2';
 const program = fileURLToPath(new URL('main.ts', import.meta.url));
 
