@@ -33,7 +33,11 @@ export function endOf(truth: Truth, machine: MachineTruth): string | undefined {
   // Where both sides lost their records a person can name no epoch of the guest: that they looked at it after it ran must do.
   const counts = (one: { epoch: number; atMs: number }): boolean => one.epoch >= data.epoch || one.atMs >= data.sinceMs;
   if (decided.some((one) => one.action !== 'Adopt' && counts(one))) return 'a person';
-  const end = truth.allocations.get(data.owner)?.ends.get(name);
+  const own = truth.allocations.get(data.owner)?.ends.get(name);
+  // A restored API server brings back an owner from before; the end that one of its name had decided since is under way all the same.
+  const later = [...truth.allocations.values()].filter(({ uid }) => sameTenant(truth, uid, data.owner));
+  const end =
+    own ?? later.map(({ ends }) => ends.get(name)).find((one) => one !== undefined && one.atMs >= data.sinceMs);
   return end?.reason;
 }
 
