@@ -13,7 +13,8 @@ export interface PlannedKind {
 }
 
 export interface Plan {
-  readonly mode: 'Calm' | 'OneKind' | 'OneFamily' | 'Some' | 'All';
+  /** Asked: all that were asked for, together and strongly. */
+  readonly mode: 'Calm' | 'OneKind' | 'OneFamily' | 'Some' | 'All' | 'Asked';
   readonly racks: Readonly<Record<string, string>>;
   readonly replicas: number;
   readonly kinds: readonly PlannedKind[];
@@ -49,14 +50,14 @@ export function planOf(
       ['All', 3],
     ]) ?? 'Some';
   const mode = asked ?? drawnMode;
-  const strength = (): number => Math.max(0.02, random.next() ** 2);
+  const strength = (): number => (mode === 'Asked' ? 0.5 + random.next() / 2 : Math.max(0.02, random.next() ** 2));
   const family = pick(random, families);
   const only = kinds.length === 0 ? undefined : pick(random, kinds);
   const chosen = kinds.filter((kind) => {
     const drawn = chance(random, 0.35);
     if (mode === 'OneKind') return kind === only;
     if (mode === 'OneFamily') return family.kinds.includes(kind);
-    return mode === 'All' || (mode === 'Some' && drawn);
+    return mode === 'All' || mode === 'Asked' || (mode === 'Some' && drawn);
   });
   const rackCount = 1 + int(random, 3);
   const racks: Record<string, string> = {};

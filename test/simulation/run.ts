@@ -18,7 +18,7 @@ export interface RunOptions {
   readonly seed: number;
   /** Families or kinds that may strike; absent or empty: all. */
   readonly faults?: readonly string[];
-  /** Instead of the mode that the seed draws; `OneFamily`: all that may strike, together. */
+  /** Instead of the mode that the seed draws. */
   readonly mode?: Plan['mode'];
   /** Gets every line of the trace, and what processes log. */
   readonly print?: (line: string) => void;

@@ -12,8 +12,7 @@ const name = process.env.SIMULATION_MUTANT;
 const mutant = name === undefined ? undefined : mutantNamed(name);
 
 for (const { seed, faults } of JSON.parse(process.argv[2] ?? '[]') as SeedRun[]) {
-  // The faults that matter strike together, as strongly as the seed says.
-  const mode = faults.length === 0 || faults.includes('none') ? {} : ({ mode: 'OneFamily' } as const);
+  const mode = faults.length === 0 || faults.includes('none') ? {} : ({ mode: 'Asked' } as const);
   const { violations } = await runSeed({ seed, faults, ...mode });
   const found = violations.map(({ rule, message }) => ({
     // An exception is no checker's word. A loop in which no time passes is one of rule 8's.

@@ -42,16 +42,6 @@ const fencing: readonly Mutant[] = [
     ],
   },
   {
-    name: 'forget-term-on-restart',
-    mistake: 'an agent that restarts has forgotten the highest term',
-    rules: [1, 4, 5, 6],
-    faults: ['operator', 'agents.killed', 'agents.late'],
-    edits: [
-      edit(core, 'this.#highestTerm = options.log.highestTerm();', 'this.#highestTerm = 0;'),
-      edit(accept, 'if (term < row.term) return', 'if (term < 0) return'),
-    ],
-  },
-  {
     name: 'forget-dirty-mark-on-restart',
     mistake: 'an agent that restarts has forgotten that a guest was started',
     rules: [3, 6],
@@ -88,6 +78,13 @@ const isolation: readonly Mutant[] = [
     rules: [2],
     faults: ['machines.fabric', 'fabric.fabricLate', 'fabric.portUnknown'],
     edits: [
+      edit(tenancy, 'const wrong = isolated(row, readings)\n', 'const wrong = row.epoch > 0\n'),
+
+      edit(
+        accept,
+        "if (opened.row.operation?.status === 'Running' && !besideOthers.has(verb)) {",
+        "if (opened.row.operation?.status === 'Running' && opened.row.operation.instruction.verb !== 'isolate') {",
+      ),
       edit(
         accept,
         "if (!isolated(row, readings)) {\n    return ['NotIsolated'",
@@ -105,8 +102,10 @@ const isolation: readonly Mutant[] = [
     name: 'start-with-drifted-port',
     mistake: 'isolation is not looked at again when the machine is switched on',
     rules: [2],
-    faults: ['fabric.fabricDefaults', 'bmc.bmcSlow', 'bmc.bmcSilent'],
+    faults: ['fabric.fabricDefaults', 'bmc.bmcSlow', 'bmc.bmcHang', 'bmc.orderUnread'],
     edits: [
+      edit(tenancy, 'const wrong = isolated(row, readings)\n', 'const wrong = row.epoch > 0\n'),
+
       edit(
         tenancy,
         'if (isolated(row, readings)) return met;',
@@ -134,7 +133,7 @@ const installing: readonly Mutant[] = [
     name: 'image-over-an-invalid-map',
     mistake: "a map of filled blocks that is not valid is answered with a fresh copy over the guest's writes",
     rules: [6],
-    faults: ['machines.tornMap', 'machines.powerCut', 'machines.reset', 'machines.powerLoss'],
+    faults: ['machines.tornMap', 'machines.powerCut', 'machines.powerLoss', 'agents.killed'],
     edits: [edit(tenancy, "start: row.mapSeen || row.starts > 0 ? 'Keep' : 'Fresh',", "start: 'Fresh',")],
   },
   {
@@ -266,6 +265,7 @@ const wayBack: readonly Mutant[] = [
         "verb === 'check' && notWiped(readings.machine, wiped) > 0",
         "verb === 'check' && wiped.length === 0",
       ),
+      edit('agent/decide.ts', 'certificate.disks.includes(serial)', 'certificate.disks.length > 0'),
       edit(states, 'facts.reclaim.wipedDisks >= facts.inventory.disks.length ||', 'facts.reclaim.wipedDisks > 0 ||'),
     ],
   },

@@ -5,7 +5,6 @@ const life = 'controller/domain/node-life.ts';
 const reclaim = 'controller/domain/node-reclaim.ts';
 const records = 'controller/domain/node-records.ts';
 const states = 'controller/domain/states.ts';
-const fleet = 'controller/reconcilers/fleet.ts';
 
 const ends: readonly Mutant[] = [
   {
@@ -89,19 +88,6 @@ const ends: readonly Mutant[] = [
 ];
 
 const lostRecords: readonly Mutant[] = [
-  {
-    name: 'epoch-from-one-record',
-    mistake: "a new epoch is taken above the operator's record alone, not above the agent's",
-    rules: [5, 6, 8],
-    faults: ['people.nodeStatusLost', 'people.nodeForced'],
-    edits: [
-      edit(
-        records,
-        'return Math.max(status.epoch ?? 0, facts?.record.epoch ?? 0) + 1;',
-        'return (status.epoch ?? 0) + 1 + 0 * (facts?.record.epoch ?? 0);',
-      ),
-    ],
-  },
   {
     name: 'commission-without-a-look',
     mistake: 'a commission wipes a node whatever the records say',
@@ -288,19 +274,6 @@ const release: readonly Mutant[] = [
     faults: ['none'],
     edits: [
       edit(states, "until: (facts) => isolatedIn(facts, 'quarantine'),", 'until: (facts) => facts.record.ended,'),
-    ],
-  },
-  {
-    name: 'observations-of-a-broken-stream',
-    mistake: 'observations count although the stream of their agent has not synced',
-    rules: [1, 3, 5, 6, 7, 8],
-    faults: ['agents.killed', 'agents.linesLate', 'agents.partitioned'],
-    edits: [
-      edit(
-        fleet,
-        'return connected && synced ? link.nodes.get(nodeName) : undefined;',
-        'return connected || !synced ? link.nodes.get(nodeName) : undefined;',
-      ),
     ],
   },
 ];
