@@ -16,6 +16,9 @@ async function forget(world: World, gvk: GroupVersionKind, key: ObjectKey): Prom
   await unlessGone(world.kube.patch(gvk, key, { status }, { type: 'merge', subresource: 'status' }));
 }
 
+/** Fewer deletions at once are a tenant's own business. */
+const fewestOfMany = 4;
+
 const keyOf = ({ metadata: { namespace, name } }: KubeObject): ObjectKey =>
   namespace === undefined ? { name } : { namespace, name };
 
@@ -136,8 +139,9 @@ export const peopleFaults: FaultFamily = {
       weight: 0.3,
       strike: async (world) => {
         const all = world.allocations().filter(({ metadata }) => metadata.deletionTimestamp === undefined);
+        if (all.length < fewestOfMany) return false;
         for (const allocation of all) await unlessGone(world.kube.delete(nodeAllocations, keyOf(allocation)));
-        return all.length > 0;
+        return true;
       },
     },
     {

@@ -3,7 +3,7 @@
  * docs/safety.md is generated; with names, these alone. `npm run test:mutants` (`--recorded`) begins with the seed that caught it
  * before, writes nothing, and fails where one is no longer caught.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import process from 'node:process';
 import { Command, InvalidArgumentError } from 'commander';
 import { type MutantResult, runMutants } from './runner.ts';
@@ -67,6 +67,7 @@ async function main(names: readonly string[], flags: Flags): Promise<void> {
   const missed = results.filter(({ caught }) => caught === undefined);
   const seconds = Math.round((performance.now() - startedAt) / 1000);
   say(`${results.length - missed.length} of ${results.length} mutants were caught, in ${seconds} s`);
+  mkdirSync(new URL('.', file), { recursive: true });
   if (!flags.recorded) writeFileSync(file, `${JSON.stringify(merged(results), undefined, 2)}\n`);
   if (missed.length === 0) return;
   say(`not caught: ${missed.map(({ name }) => name).join(', ')}`);

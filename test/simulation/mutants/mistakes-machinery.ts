@@ -11,6 +11,7 @@ export const machineryMistakes: readonly Mutant[] = [
     name: 'no-compare-in-compare-and-swap',
     mistake: 'a record is written over whatever stands there now',
     rules: [1, 6],
+    faults: ['operator.slowClock', 'operator.another', 'api.edited', 'api.stalled', 'api.slow'],
     edits: [edit(patch, '      uid,\n      resourceVersion,\n      ...(fieldManager', '      ...(fieldManager')],
   },
   {
@@ -47,24 +48,5 @@ export const machineryMistakes: readonly Mutant[] = [
     rules: [7, 8],
     faults: ['agents.killed'],
     edits: [edit(mirror, 'for (const known of this.#known.values()) known.seq = -1;', '')],
-  },
-  {
-    name: 'stale-term-sends-on',
-    mistake: 'an operator that was told of a newer term goes on under its own',
-    rules: [7, 8],
-    faults: ['operator.leaseGone', 'operator.killed'],
-    edits: [
-      edit(
-        'controller/reconcilers/terms.ts',
-        'if (highestTerm - term <= furthestLeap) this.#options.raiseTerm(highestTerm);',
-        'if (highestTerm < 0) this.#options.raiseTerm(highestTerm);',
-      ),
-      edit('controller/reconcilers/terms.ts', '&& others < term ? term : undefined', '? term : undefined'),
-      edit(
-        'controller/reconcilers/node.ts',
-        "if (delivery.kind === 'refused' && delivery.reason === 'StaleTerm') this.#options.onStaleTerm();\n    else if",
-        'if',
-      ),
-    ],
   },
 ];
