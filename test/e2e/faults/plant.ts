@@ -137,6 +137,16 @@ export class Plant {
     return this.#start(name, new Service(words));
   }
 
+  /** Starts the operator again whenever it ends because it lost its leadership, as whatever supervises it would. */
+  supervise(name: string): void {
+    const service = this.service(name);
+    void service.ended.then((how) => {
+      if (how !== 1 || this.#services.get(name) !== service) return;
+      this.startOperator(name);
+      this.supervise(name);
+    });
+  }
+
   #start(name: string, service: Service): Service {
     this.#services.set(name, service);
     return service;
