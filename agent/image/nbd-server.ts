@@ -22,8 +22,10 @@ const mostClients = 1024;
 const mostStrangers = 64;
 
 export interface NbdServerOptions {
-  /** A socket of the file system, or a host and a port; port 0: any free one. */
-  readonly listen: { readonly socketPath: string } | { readonly host: string; readonly port: number };
+  /** A socket of the file system, or one host or several and a port; port 0, with one host: any free one. */
+  readonly listen:
+    | { readonly socketPath: string }
+    | { readonly host: string | readonly string[]; readonly port: number };
   readonly clock: Clock;
   /** Bytes a second for all exports together; unbounded when absent. */
   readonly rateBytes?: number;
@@ -176,7 +178,9 @@ function ended(socket: Socket): Promise<void> {
   });
 }
 
-function listenOnce(server: Server, where: NbdServerOptions['listen']): Promise<void> {
+type Place = { readonly socketPath: string } | { readonly host: string; readonly port: number };
+
+function listenOnce(server: Server, where: Place): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', reject);
     const done = (): void => {
@@ -198,7 +202,7 @@ function isAlive(socketPath: string): Promise<boolean> {
   });
 }
 
-async function listen(server: Server, where: NbdServerOptions['listen']): Promise<void> {
+async function listen(server: Server, where: Place): Promise<void> {
   if (!('socketPath' in where)) return listenOnce(server, where);
   const { socketPath } = where;
   try {
@@ -216,12 +220,26 @@ async function listen(server: Server, where: NbdServerOptions['listen']): Promis
 /** Resolves when it listens. @throws when it cannot */
 export async function startNbdServer(options: NbdServerOptions): Promise<NbdServer> {
   const exports = new Exports(options);
-  const server = createServer({ noDelay: true, keepAlive: true, keepAliveInitialDelay: 30_000 }, (socket) => {
-    void exports.serve(socket);
-  });
-  await listen(server, options.listen);
-  server.on('error', (error) => options.onError?.(error));
-  const address = server.address() as AddressInfo | string | null;
+  const where = options.listen;
+  const places: Place[] =
+    'socketPath' in where ? [where] : [where.host].flat().map((host) => ({ host, port: where.port }));
+  const servers: Server[] = [];
+  const closeServers = (): Promise<unknown> =>
+    Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  try {
+    for (const place of places) {
+      const server = createServer({ noDelay: true, keepAlive: true, keepAliveInitialDelay: 30_000 }, (socket) => {
+        void exports.serve(socket);
+      });
+      await listen(server, place);
+      servers.push(server);
+      server.on('error', (error) => options.onError?.(error));
+    }
+  } catch (error) {
+    await closeServers();
+    throw error;
+  }
+  const address = servers[0]?.address() as AddressInfo | string | null;
   return {
     port: address !== null && typeof address === 'object' ? address.port : 0,
     get servedBytes() {
@@ -232,7 +250,7 @@ export async function startNbdServer(options: NbdServerOptions): Promise<NbdServ
     state: (name) => exports.state(name),
     setRate: (rateBytes, name) => exports.setRate(rateBytes, name),
     async close() {
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      const closed = closeServers();
       await exports.closeAll();
       await closed;
     },

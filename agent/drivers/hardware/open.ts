@@ -4,7 +4,8 @@
  *
  * Invariants:
  * 1. What was begun is ended again when a later part cannot be opened; the machines go on in any case.
- * 2. Secrets are read from files when they are needed: none is in the configuration, a log or a command line.
+ * 2. Boot server, channel and images listen on the control segments alone.
+ * 3. Secrets are read from files when they are needed: none is in the configuration, a log or a command line.
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
@@ -170,7 +171,7 @@ class HardwareRack {
     const exporter = await RackExporter.start({
       directory: join(directory, 'cache'),
       // With AoE nobody reads over TCP.
-      listen: transport === 'Aoe' ? { socketPath: join(directory, 'images.sock') } : { host: '0.0.0.0', port },
+      listen: transport === 'Aoe' ? { socketPath: join(directory, 'images.sock') } : { host: this.#agents(), port },
       addressOf: (node) => addressIn(this.#own(node).control.machine),
       ...{ memoryBytes, diskBytes, clock, random, onError },
       policy: { directories, ...(prefixes === undefined ? {} : { prefixes }) },
@@ -196,11 +197,15 @@ class HardwareRack {
     });
   };
 
-  /** A listener at each of the agent's addresses. */
+  /** The agent's addresses on the control segments: nothing is served anywhere else. */
+  #agents(): string[] {
+    return [...new Set(this.#nodes.map((node) => this.#own(node).control.agent))];
+  }
+
+  /** A listener at each of them. */
   async #listen(port: number): Promise<Server[]> {
-    const addresses = new Set(this.#nodes.map((node) => this.#own(node).control.agent));
     return Promise.all(
-      [...addresses].map(
+      this.#agents().map(
         (host) =>
           new Promise<Server>((resolve, reject) => {
             const server = createServer();

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { enrolment, steps } from '../../support/agent-room.ts';
+import { exportSize } from './export-size.ts';
 import { Hall } from './hall.ts';
 
 async function tenant(t: TestContext): Promise<Hall> {
@@ -99,6 +100,41 @@ test('a machine that boots again keeps what its guest wrote; one whose map is go
   await hall.until('it is shown', () => hall.seen().guest.failure !== undefined);
   assert.equal(hall.machine.plans.at(-1)?.start, 'Keep');
   assert.equal(hall.machine.mapEpoch, undefined);
+});
+
+test('a machine that resets before its hypervisor said a word may have begun, and is not imaged again', async (t) => {
+  const hall = await tenant(t);
+  hall.machine.isMute = true;
+  const id = hall.give(steps.reimage(hall.image), 2);
+  await hall.until('the plan is there', () => hall.machine.plans.length === 1);
+  hall.machine.isMute = false;
+  hall.machine.mapEpoch = undefined;
+  await hall.machine.reset();
+  assert.match(await hall.ended(id), /^VmmFailed: no valid map/);
+  assert.deepEqual(
+    hall.machine.plans.map(({ start }) => start),
+    ['Fresh', 'Keep'],
+  );
+});
+
+test('a machine that loses its power has no hypervisor, and comes back with what its guest wrote', async (t) => {
+  const hall = await installed(t);
+  await hall.machine.off();
+  await hall.until('off', () => hall.seen().power === 'Off');
+  assert.deepEqual([hall.seen().vmm, hall.seen().guest.state, hall.seen().copy.map], ['Absent', 'Off', 'Valid']);
+  await hall.runAll([steps.on], 2);
+  await hall.until('the second start', () => hall.seen().guest.starts === 2);
+  assert.equal(hall.machine.plans.at(-1)?.start, 'Keep');
+});
+
+test('the image is for the machine alone: another address is refused, and nothing is there once it is closed', async (t) => {
+  const hall = await installed(t);
+  const source = hall.machine.plans[0]?.source;
+  assert.ok(source);
+  assert.equal(await exportSize(source, '127.0.77.10'), hall.image.image.sizeBytes);
+  assert.equal(await exportSize(source, '127.0.77.11'), undefined);
+  await hall.runAll([steps.prepare], 2);
+  assert.equal(await exportSize(source, '127.0.77.10'), undefined);
 });
 
 test('a hypervisor that says that nothing was begun leaves the next boot fresh', async (t) => {

@@ -12,6 +12,7 @@ import { type VmmMachine, VmmPeer } from '../../../agent/drivers/vmm-channel/pee
 import { systemClock as clock } from '../../../controller/runtime/clock.ts';
 import { systemRandom as random } from '../../../controller/runtime/random.ts';
 
+const helloType = 1;
 const leavingType = 11;
 const pauseMs = 20;
 
@@ -38,6 +39,8 @@ export class PlayedMachine implements BmcMachine {
   /** Says this to a PREPARE. */
   notReady: string | undefined;
   failsToStart = false;
+  /** Of what it sends only HELLO arrives. */
+  isMute = false;
   /** Where it last loaded the hypervisor from. */
   elf = '';
   readonly notices: string[] = [];
@@ -152,10 +155,13 @@ export class PlayedMachine implements BmcMachine {
   #connect(host: string, port: number): Socket {
     const socket = connect({ host, port, localAddress: this.#options.address });
     const write = socket.write.bind(socket) as (chunk: Buffer) => boolean;
-    socket.write = ((chunk: Buffer) =>
-      this.losesLeaving && chunk.readUInt16LE(4) === leavingType ? true : write(chunk)) as Socket['write'];
+    socket.write = ((chunk: Buffer) => (this.#loses(chunk.readUInt16LE(4)) ? true : write(chunk))) as Socket['write'];
     this.#socket = socket;
     return socket;
+  }
+
+  #loses(type: number): boolean {
+    return (this.losesLeaving && type === leavingType) || (this.isMute && type !== helloType);
   }
 
   #machine(epoch: bigint): VmmMachine {
