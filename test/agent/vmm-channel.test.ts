@@ -230,6 +230,45 @@ test('the last acknowledgement is lost: the VMM left once, and the agent does no
   assert.equal(links.length, 1, 'what left connects no more');
 });
 
+test('a plan that must not go out does not, and the VMM asks again', async () => {
+  const { clock, channels: _unused, machine, links } = pair();
+  let may = false;
+  const channels = new VmmChannels({ clock, random: seededRandom(1), onChange: () => {}, mayPlan: () => may });
+  const connect = (): Duplex => {
+    const [vmmEnd, agentEnd] = duplexPair();
+    vmmEnd.once('close', () => setImmediate(() => agentEnd.destroy()));
+    agentEnd.once('close', () => setImmediate(() => vmmEnd.destroy()));
+    links.push(agentEnd);
+    channels.accept(agentEnd, 'n0');
+    return vmmEnd;
+  };
+  const boot = channels.expect('n0', plan);
+  new VmmPeer({ boot, epoch: 7n, machine, connect, clock, random: seededRandom(2) });
+  await until(() => links[0]?.destroyed === true, 'the connection ends');
+  assert.deepEqual(machine.seen, []);
+  may = true;
+  await clock.advance(1_000);
+  await until(() => machine.seen.length === 1, 'the plan');
+});
+
+test('a boot is taken from the control port of its own node alone, and known again by an agent that starts anew', async () => {
+  const { clock, channels, machine } = pair();
+  const boot = channels.expect('n0', plan);
+  const foreign = duplexPair();
+  channels.accept(foreign[1], 'n1');
+  const peer = (end: Duplex): VmmPeer =>
+    new VmmPeer({ boot, epoch: 7n, machine, connect: () => end, clock, random: seededRandom(2) });
+  const stranger = peer(foreign[0]);
+  await until(() => foreign[1].destroyed, 'refused');
+  stranger.stop();
+  const later = new VmmChannels({ clock, random: seededRandom(3), onChange: () => {} });
+  later.expect('n0', plan, boot);
+  const own = duplexPair();
+  later.accept(own[1], 'n0');
+  peer(own[0]);
+  await until(() => later.read('n0').connected, 'known again');
+});
+
 test('a commit that got lost is sent again to the same boot, and nothing else is', async () => {
   const { clock, channels, machine, links, settings, start } = pair();
   start();
