@@ -103,8 +103,9 @@ export class HardwareNode implements BootHandler, VmmHand {
   #begin(boot: Boot): void {
     const { channels, trusted, name, clock } = this.#options;
     const { begun, boot: before } = this.#kept;
-    if (this.#trustedBootId !== undefined) trusted.end(name);
+    const wasTrusted = this.#trustedBootId !== undefined;
     this.#trustedBootId = undefined;
+    if (wasTrusted) trusted.end(name);
     if (before.kind === 'Vmm') channels.forget(name);
     this.#departure.stop();
     if (this.#change?.status === 'Pending' && before.kind === 'Vmm') {
@@ -384,9 +385,11 @@ export class HardwareNode implements BootHandler, VmmHand {
   }
 
   #guest(): NodeObservation['guest']['state'] {
-    const { channels, name } = this.#options;
+    const { channels, name, surroundings } = this.#options;
     const { boot } = this.#kept;
     if (boot.kind === 'Unknown' || (boot.kind === 'Vmm' && boot.hasLeft)) return 'Unknown';
+    // It came on again and did not ask here: what it boots is on its disk.
+    if (boot.kind === 'Off' && surroundings.power().state !== 'Off') return 'Unknown';
     if (boot.kind !== 'Vmm' || !boot.isOffered) return 'Off';
     const { connected, status } = channels.read(name);
     return connected ? (status?.guest === 'Running' ? 'Running' : 'Off') : 'Unknown';

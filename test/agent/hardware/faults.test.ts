@@ -127,6 +127,22 @@ test('a machine that loses its power has no hypervisor, and comes back with what
   assert.equal(hall.machine.plans.at(-1)?.start, 'Keep');
 });
 
+test('a tenant on bare metal that was off and on again is there to be told of its end', async (t) => {
+  const hall = await installed(t);
+  await hall.runAll([steps.prepare, steps.commit], 2);
+  await hall.machine.off();
+  await hall.until('off', () => hall.seen().power === 'Off');
+  await hall.machine.on();
+  await hall.until('on', () => hall.seen().power === 'On');
+  assert.deepEqual(
+    [hall.seen().vmm, hall.seen().guest.state, hall.machine.booted.at(-1)],
+    ['Absent', 'Unknown', 'Disk'],
+  );
+  const presses = hall.machine.presses;
+  await hall.runAll([steps.drain()], 3);
+  assert.equal(hall.machine.presses, presses + 1);
+});
+
 test('the image is for the machine alone: another address is refused, and nothing is there once it is closed', async (t) => {
   const hall = await installed(t);
   const source = hall.machine.plans[0]?.source;

@@ -43,6 +43,8 @@ export class PlayedMachine implements BmcMachine {
   isMute = false;
   /** Where it last loaded the hypervisor from. */
   elf = '';
+  /** Of the power button. */
+  presses = 0;
   readonly notices: string[] = [];
   readonly #options: PlayedOptions;
   #power: 'On' | 'Off' = 'Off';
@@ -75,6 +77,7 @@ export class PlayedMachine implements BmcMachine {
   }
 
   async shutdown(): Promise<void> {
+    this.presses++;
     await this.off();
   }
 
