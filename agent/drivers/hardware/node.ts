@@ -13,7 +13,7 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { join } from 'node:path';
-import type { Failure, NodeObservation } from '../../../controller/api/protocol.generated.ts';
+import type { Failure } from '../../../controller/api/protocol.generated.ts';
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import type { BootAnswer, BootFile, BootHandler } from '../boot/boot-server.ts';
 import { readJsonFile, writeJsonFile } from '../boot/files.ts';
@@ -29,20 +29,12 @@ import type { VmmHand } from '../boot/vmm-hands.ts';
 import type { Change, VmmPlan, VmmReading } from '../port.ts';
 import { encodeBootRecord } from '../vmm-channel/boot-record.ts';
 import type { Plan, Status } from '../vmm-channel/messages.ts';
-import {
-  channelFailure,
-  channelPlan,
-  channelRate,
-  copyOf,
-  failureOf,
-  hasBegun,
-  noCopy,
-  tellsMore,
-} from './channel-plan.ts';
+import { channelFailure, channelPlan, channelRate, failureOf, hasBegun, tellsMore } from './channel-plan.ts';
 import type { Evidence } from './departure.ts';
 import { DepartureWatch } from './departure-watch.ts';
 import { type Boot, channelBoot, type Kept, keptPlan, nothingKept, planIn, type VmmBoot } from './kept.ts';
 import type { HardwareNodeOptions } from './node-options.ts';
+import { type Failed, readingOf } from './reading.ts';
 import { vmmScript } from './vmm-files.ts';
 
 /** An Off that a BMC showed before it noticed the start is not the end of it. */
@@ -52,7 +44,7 @@ export class HardwareNode implements BootHandler, VmmHand {
   readonly #options: HardwareNodeOptions;
   #kept: Kept;
   #trustedBootId: string | undefined;
-  #failure: { readonly epoch: number; readonly failure: Failure } | undefined;
+  #failure: Failed | undefined;
   #change: Change | undefined;
   #shown: Status | undefined;
   #wasOn = true;
@@ -356,51 +348,16 @@ export class HardwareNode implements BootHandler, VmmHand {
   }
 
   read(): VmmReading {
-    const { boot, starts, begun } = this.#kept;
-    const { trusted, name, guestAddress } = this.#options;
-    const vmm = this.#vmm();
-    const isOffered = boot.kind === 'Vmm' && boot.isOffered;
-    const epoch = isOffered ? boot.epoch : (this.#failure?.epoch ?? 0);
-    const count = starts.epoch === epoch ? starts.count : 0;
-    const state = this.#guest();
-    return {
-      ...{ vmm, epoch },
-      ...(begun?.status === 'Begun' ? { begunEpoch: begun.epoch } : {}),
-      guest: {
-        ...{ state, starts: count },
-        ...(guestAddress === undefined || vmm !== 'Resident' ? {} : { address: guestAddress }),
-      },
-      copy: this.#copy(),
+    const { trusted, name, guestAddress, surroundings, channels } = this.#options;
+    return readingOf({
+      kept: this.#kept,
+      power: surroundings.power().state,
+      channel: channels.read(name),
+      failed: this.#failure,
+      change: this.#change,
       trusted: trusted.read(name),
-      ...(this.#failure === undefined ? {} : { failure: this.#failure.failure }),
-      ...(this.#change === undefined ? {} : { change: this.#change }),
-    };
-  }
-
-  #vmm(): VmmReading['vmm'] {
-    const { boot } = this.#kept;
-    if (boot.kind === 'Unknown') return this.#options.surroundings.power().state === 'Off' ? 'Absent' : 'Unknown';
-    if (boot.kind !== 'Vmm' || boot.hasLeft || !boot.isOffered) return 'Absent';
-    return this.#options.channels.read(this.#options.name).connected ? 'Resident' : 'Unknown';
-  }
-
-  #guest(): NodeObservation['guest']['state'] {
-    const { channels, name, surroundings } = this.#options;
-    const { boot } = this.#kept;
-    if (boot.kind === 'Unknown' || (boot.kind === 'Vmm' && boot.hasLeft)) return 'Unknown';
-    // It came on again and did not ask here: what it boots is on its disk.
-    if (boot.kind === 'Off' && surroundings.power().state !== 'Off') return 'Unknown';
-    if (boot.kind !== 'Vmm' || !boot.isOffered) return 'Off';
-    const { connected, status } = channels.read(name);
-    return connected ? (status?.guest === 'Running' ? 'Running' : 'Off') : 'Unknown';
-  }
-
-  #copy(): NodeObservation['copy'] {
-    if (this.#failure?.failure.code === 'MapInvalid') return { ...noCopy, map: 'Invalid' };
-    const { boot } = this.#kept;
-    return boot.kind === 'Vmm' && boot.isOffered
-      ? copyOf(this.#options.channels.read(this.#options.name).status)
-      : noCopy;
+      guestAddress,
+    });
   }
 
   /** Leaves the machine, and what it runs, as it is. */

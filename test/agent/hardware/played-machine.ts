@@ -29,7 +29,7 @@ export class PlayedMachine implements BmcMachine {
   /** What it found at each start, oldest first. */
   readonly booted: string[] = [];
   readonly plans: Plan[] = [];
-  /** Of its disk, over the power. */
+  /** Of its disk, over the power; with it goes the count of starts. */
   mapEpoch: bigint | undefined;
   hasLeft = false;
   /** Its last word does not arrive. */
@@ -169,11 +169,16 @@ export class PlayedMachine implements BmcMachine {
 
   #machine(epoch: bigint): VmmMachine {
     let plan: Plan | undefined;
-    const isRunning = (): boolean => plan !== undefined && !this.failsToStart;
+    const isRunning = (): boolean => plan !== undefined && this.mapEpoch === epoch;
     return {
       status: () => ({
         ...{ epoch, guest: isRunning() ? 'Running' : 'NotStarted', map: isRunning() ? 'Valid' : 'None' },
-        ...{ flushed: isRunning(), starts: this.#starting.get(epoch) ?? 0, inFlight: 0, fetchedBytes: 0n },
+        ...{
+          flushed: isRunning(),
+          starts: this.mapEpoch === epoch ? (this.#starting.get(epoch) ?? 0) : 0,
+          inFlight: 0,
+          fetchedBytes: 0n,
+        },
         ...{ totalBytes: plan?.totalBytes ?? 0n, localBytes: isRunning() ? (plan?.totalBytes ?? 0n) : 0n },
       }),
       start: async (given) => {
