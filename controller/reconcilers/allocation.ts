@@ -167,11 +167,12 @@ export class AllocationReconciler {
         },
         { noteWrite: (written) => fleet.allocations.noteWrite(written) },
       );
-      if (result.outcome === 'unknown') return { kind: 'retry', error: result.error };
       if (result.outcome === 'conflict') return { kind: 'after', ms: 0 };
       if (result.outcome === 'gone') return { kind: 'done' };
-      committed = result.object;
+      // Counted before the answer is looked at: a lost one may have been to a write that happened.
       if (decision.blastUsed.length > 0) guards.blastUsed(decision.blastUsed);
+      if (result.outcome === 'unknown') return { kind: 'retry', error: result.error };
+      committed = result.object;
       for (const event of decision.events) events.record(allocation, event.type, event.reason, event.message);
     }
     await onCommitted(committed);

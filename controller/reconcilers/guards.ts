@@ -6,15 +6,18 @@
  * 1. A deletion that was shown as held stays held over a restart of the operator: its condition remembers it.
  * 2. An allocation counts among the deletions of its window also when its object is gone already; after a restart as long as its
  *    nodes are on their way back, for their ends say whose they were. (What is clean again by then is forgotten.)
+ * 3. What an operator before this one handled as failed still counts: nodes and allocations say which and since when.
  */
+import { parseHostlist } from '../api/hostlist.ts';
 import type { NodeAllocation } from '../api/types.generated.ts';
-import { admitBlast, type BlastSettings, type BlastState, blastBudget, noBlast } from '../domain/blast.ts';
+import { admitBlast, type BlastSettings, type BlastState, blastBudget } from '../domain/blast.ts';
 import {
   type Deletion,
   type GuardSettings as DeletionSettings,
   heldDeletions,
   isDeletionConfirmed,
 } from '../domain/deletion-guard.ts';
+import { failedBeforeUse } from '../domain/node-reclaim.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Guards } from './allocation.ts';
 import type { Fleet } from './fleet.ts';
@@ -25,8 +28,34 @@ export interface GuardSettings {
   readonly blast: BlastSettings;
 }
 
+/**
+ * Nodes that were handled as failed before this process began, to the time (epoch ms) at which, or after which, they were. Where no
+ * record says when, it was just now.
+ */
+function recallBlast(fleet: Fleet, nowMs: number): BlastState {
+  const handled = new Map<string, number>();
+  const note = (name: string, at: string | undefined): void => {
+    const time = at === undefined ? nowMs : Math.min(nowMs, Date.parse(at));
+    handled.set(name, Math.max(time, handled.get(name) ?? time));
+  };
+  for (const { metadata, status } of fleet.nodes.values()) {
+    if (status?.end?.reason === failedBeforeUse) note(metadata.name, status.end.at);
+    else if (status?.lastError?.code === failedBeforeUse) note(metadata.name, status.stateSince);
+  }
+  for (const { metadata, status } of fleet.allocations.values()) {
+    for (const name of status?.replaced ? parseHostlist(status.replaced) : []) {
+      const node = fleet.nodes.getByKey(name)?.status;
+      note(name, node?.state === 'Quarantined' ? node.stateSince : undefined);
+    }
+    if (metadata.deletionTimestamp !== undefined) continue;
+    for (const { reason, nodes, decidedAt } of status?.ending ?? [])
+      if (reason === 'Released') for (const name of parseHostlist(nodes)) note(name, decidedAt);
+  }
+  return handled;
+}
+
 export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings): Guards {
-  let blast: BlastState = noBlast;
+  let blast: BlastState | undefined;
   const seen = new Map<string, Deletion>();
 
   const deletionOf = (allocation: NodeAllocation): Deletion => {
@@ -61,6 +90,11 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
   };
   let remembers = false;
 
+  const blastNow = (): BlastState => {
+    blast ??= recallBlast(fleet, clock.now());
+    return blast;
+  };
+
   return {
     deletionHeld(allocation) {
       const now = clock.now();
@@ -80,10 +114,14 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
       const inUse = fleet.nodes.countByIndex(byUse, anyAllocation);
       return heldDeletions(deletions, inUse, settings.deletions).get(allocation.metadata.uid ?? '');
     },
-    blastBudget: () => blastBudget(blast, fleet.nodes.size, clock.now(), settings.blast),
+    blastBudget: () => blastBudget(blastNow(), fleet.nodes.size, clock.now(), settings.blast),
     blastUsed(nodes) {
       for (const node of nodes) {
-        blast = admitBlast(blast, { node, totalNodes: fleet.nodes.size, nowMs: clock.now() }, settings.blast).state;
+        blast = admitBlast(
+          blastNow(),
+          { node, totalNodes: fleet.nodes.size, nowMs: clock.now() },
+          settings.blast,
+        ).state;
       }
     },
   };

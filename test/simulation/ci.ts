@@ -1,7 +1,10 @@
 /**
  * `npm run test:simulation`: a fixed set of seeds, and a fresh one that follows from the commit and the day, side by side on two cores.
  *
- * Invariant: whatever failed can be run again from what is printed, on any day.
+ * Invariants:
+ * 1. Whatever failed can be run again from what is printed, on any day.
+ * 2. The verdict is that of the fixed seeds. What a fresh seed finds is most likely older than the change that happens to meet it: it is
+ *    shown last, as a bug to mend, and lets the same commit neither pass on one day nor fail on another.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -32,8 +35,13 @@ function run(what: string, args: readonly string[]): Promise<boolean> {
   });
 }
 
-const results = await Promise.all([
+const [areFixedSound, areFreshSound] = await Promise.all([
   run('fixed seeds', ['--seeds', fixed]),
   run('fresh seeds', ['--seeds', `${freshSeed()}..`, '--minutes', freshMinutes]),
 ]);
-process.exitCode = results.every(Boolean) ? 0 : 1;
+if (!areFreshSound) {
+  process.stdout.write(
+    '\n*** FRESH SEEDS FOUND SOMETHING: replay what is named BROKEN above, mend it, list it in found.json ***\n\n',
+  );
+}
+process.exitCode = areFixedSound ? 0 : 1;

@@ -106,8 +106,8 @@ const bounds: readonly Mutant[] = [
     edits: [
       edit(
         guards,
-        'blastBudget: () => blastBudget(blast, fleet.nodes.size, clock.now(), settings.blast),',
-        'blastBudget: () => Math.max(fleet.nodes.size, blastBudget(blast, fleet.nodes.size, clock.now(), settings.blast)),',
+        'blastBudget: () => blastBudget(blastNow(), fleet.nodes.size, clock.now(), settings.blast),',
+        'blastBudget: () => Math.max(fleet.nodes.size, blastBudget(blastNow(), fleet.nodes.size, clock.now(), settings.blast)),',
       ),
     ],
   },

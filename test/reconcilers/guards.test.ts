@@ -1,0 +1,53 @@
+/** What the guards know of the time before their process began. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { NodeAllocation, PhysicalNode } from '../../controller/api/types.generated.ts';
+import { defaultBlastSettings } from '../../controller/domain/blast.ts';
+import { defaultGuardSettings } from '../../controller/domain/deletion-guard.ts';
+import type { Fleet } from '../../controller/reconcilers/fleet.ts';
+import { createGuards } from '../../controller/reconcilers/guards.ts';
+import { toMetaTime } from '../../controller/runtime/clock.ts';
+import { VirtualClock } from '../support/virtual-clock.ts';
+
+const minute = 60_000;
+
+function budgetOf(nodes: readonly object[], allocations: readonly object[], clock: VirtualClock): number {
+  const named = new Map(nodes.map((node) => [(node as PhysicalNode).metadata.name, node as PhysicalNode]));
+  const fleet = {
+    nodes: { size: 40, values: () => named.values(), getByKey: (name: string) => named.get(name) },
+    allocations: { values: () => (allocations as NodeAllocation[]).values() },
+  } as unknown as Fleet;
+  const settings = { deletions: defaultGuardSettings, blast: { ...defaultBlastSettings, minNodes: 5 } };
+  return createGuards(fleet, clock, settings).blastBudget();
+}
+
+test('nodes that an operator before this one handled as failed still count, for as long as their window lasts', async () => {
+  const clock = new VirtualClock();
+  await clock.advance(60 * minute);
+  const ago = (minutes: number): string => toMetaTime(clock.now() - minutes * minute);
+  const nodes = [
+    { metadata: { name: 'n0' }, status: { end: { reason: 'FailedBeforeUse', at: ago(2), epoch: 2, erase: 'Quick' } } },
+    {
+      metadata: { name: 'n1' },
+      status: { state: 'Quarantined', stateSince: ago(3), lastError: { code: 'FailedBeforeUse' } },
+    },
+    {
+      metadata: { name: 'n2' },
+      status: { state: 'Quarantined', stateSince: ago(20), lastError: { code: 'FailedBeforeUse' } },
+    },
+    { metadata: { name: 'n3' }, status: { state: 'Quarantined', stateSince: ago(4) } },
+    { metadata: { name: 'n4' }, status: { state: 'BareMetal', stateSince: ago(500) } },
+  ];
+  const allocations = [
+    {
+      metadata: { name: 'a' },
+      status: { replaced: 'n[3-4]', ending: [{ reason: 'Released', nodes: 'n0', decidedAt: ago(2) }] },
+    },
+    {
+      metadata: { name: 'b', deletionTimestamp: ago(1) },
+      status: { ending: [{ reason: 'Released', nodes: 'n[5-9]', decidedAt: ago(1) }] },
+    },
+  ];
+  assert.equal(budgetOf([], [], clock), 5);
+  assert.equal(budgetOf(nodes, allocations, clock), 1, 'n0, n1, n3 and n4 (which is still to be fenced) count');
+});
