@@ -61,6 +61,8 @@ const backoffCapMs = 300_000;
 const settleMs = 10_000;
 /** How long to wait before an unanswered instruction is sent again under the same id. */
 const resendMs = 5_000;
+/** How long an accepted operation may stay unseen: a log that went back has forgotten it, and nobody else would ask again. */
+const forgottenMs = 60_000;
 
 const epochKey = (nodeName: string, epoch: number): string => `${nodeName}.${epoch}.`;
 
@@ -155,7 +157,8 @@ export function nextAction(
     return afterFailure(attempts, bounds, failure, true, nowMs, jitter);
   }
   if (nowMs < attempts.notBefore) return { attempts, action: { kind: 'wait', ms: attempts.notBefore - nowMs } };
-  if (operation !== undefined || attempts.sent === 'Accepted') {
+  const forgotten = operation === undefined && nowMs - attempts.notBefore >= forgottenMs;
+  if (operation !== undefined || (attempts.sent === 'Accepted' && !forgotten)) {
     const started: Attempts =
       attempts.sent === 'No' ? { ...attempts, sent: 'Accepted', attemptStartedAt: nowMs } : attempts;
     const left = deadlineMs > 0 ? Math.max(1_000, deadlineMs - ageMs) : 60_000;
