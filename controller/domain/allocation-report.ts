@@ -151,11 +151,25 @@ function stalledBecause(draft: Draft, sum: Tally, trouble: { code: string; messa
   if (held !== undefined && held.failure === undefined) {
     return yes('NodeHeld', `${held.name} is ${held.state}; its status.message says why, and a person decides`);
   }
+  const unended = heldWhileEnding(draft);
+  if (unended.length > 0) {
+    return yes(
+      'NodeHeld',
+      `to be given back, and waiting for a person: ${some(unended)}; its status.message says why (its spec.decision)`,
+    );
+  }
   if (sum.failed > 0 && draft.input.allocation.spec.failurePolicy === 'Report') {
     const first = sum.views.find((view) => view.failure !== undefined);
     return yes('NodesFailed', `${sum.failed} nodes failed in use, first ${first?.name}: ${first?.failure?.message}`);
   }
   return no('Working', 'nothing stands in the way');
+}
+
+/** Nodes whose end is decided here and cannot be recorded on them: their records contradict each other. */
+function heldWhileEnding({ ending, input }: Draft): MemberView[] {
+  return [...ending.values()]
+    .flatMap((names) => [...names].map(input.member))
+    .filter(({ state, endRecorded }) => !endRecorded && (state === 'Orphaned' || state === 'Quarantined'));
 }
 
 /** What the finalizer of a deleted allocation waits for. */

@@ -330,6 +330,22 @@ test('an allocation says which of its nodes is held, and its tenant keeps the gr
   await hall.stop();
 });
 
+test('an allocation that gives back a node whose records disagree says that it waits for a person', async () => {
+  const hall = await running(2, 2);
+  const status = { systemUuid: 'a-machine-of-another-serial-number' };
+  await hall.kube.patch(physicalNodes, { name: 'r0n0' }, { status }, { type: 'merge', subresource: 'status' });
+  await hall.clock.runUntil(() => node(hall, 'r0n0')?.status?.state === 'Quarantined');
+  const fewer = { spec: { replicas: 1, release: 'r0n0' } };
+  await hall.kube.patch(nodeAllocations, { namespace: 'cfd', name: 'job' }, fewer, { type: 'merge' });
+  await hall.clock.runUntil(() => hall.seen('job')?.status?.nodes === 'r0n1');
+  await hall.clock.advance(60_000);
+  assert.equal(hall.seen('job')?.status?.ending?.[0]?.nodes, 'r0n0', 'its end cannot be recorded');
+  const stalled = hall.seen('job')?.status?.conditions?.find(({ type }) => type === 'Stalled');
+  assert.deepEqual([stalled?.status, stalled?.reason], ['True', 'NodeHeld']);
+  assert.match(stalled?.message ?? '', /r0n0/);
+  await hall.stop();
+});
+
 test('a port that strayed is put back also when the switch fails at first', async () => {
   const hall = await running(1, 1, { devirtualize: 'Never' });
   const rack = hall.racks.get('r0')?.rack;
