@@ -354,7 +354,11 @@ function settled(
 const startedClaim = ({ claim }: PhysicalNodeStatus): RecordPatch =>
   claim === undefined ? {} : { claim: { ...claim, started: true } };
 
-/** Isolation drift of a node in use: the port is put back into its domain; power is never touched (rule 2). */
+/**
+ * Isolation drift of a node in use: the port is put back into its domain; power is never touched (rule 2). Likewise where an allocation
+ * took the node over and its domain, being that of a group, stayed the same: the agent has to know whose the tenancy is, or it refuses
+ * the update that the new owner asks for.
+ */
 function driftStep(facts: NodeObservation, owner: Tenancy, inUse: boolean): Step | undefined {
   if (!inUse) return undefined;
   const strayed = facts.ports.some(
@@ -363,6 +367,7 @@ function driftStep(facts: NodeObservation, owner: Tenancy, inUse: boolean): Step
       role === 'Data' &&
       (state === 'Error' || (state === 'Ready' && (domain !== owner.domain || egress !== owner.egress))),
   );
-  if (!strayed) return undefined;
+  const isOfAnother = facts.record.allocation !== undefined && facts.record.allocation !== owner.allocationUid;
+  if (!strayed && !isOfAnother) return undefined;
   return { verb: 'isolate', args: { domain: owner.domain, egress: owner.egress, allocation: owner.allocationUid } };
 }

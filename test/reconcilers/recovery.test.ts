@@ -359,3 +359,18 @@ test('a port that strayed is put back also when the switch fails at first', asyn
   await hall.clock.runUntil(() => domain() === own && moves() > before, hour);
   await hall.stop();
 });
+
+test('an allocation of a group that took over running nodes can have them re-imaged when it asks for an update', async () => {
+  const isolation = { egress: 'None', group: 'project' } as const;
+  const hall = await running(1, 1, { isolation, deletionPolicy: 'Retain' });
+  await hall.kube.delete(nodeAllocations, { namespace: 'cfd', name: 'job' });
+  await hall.clock.runUntil(() => hall.inState('Orphaned') === 1);
+  await hall.allocation('job', 'rocky', 1, { isolation });
+  await hall.clock.runUntil(() => settled(hall, 'job') && hall.inState('BareMetal') === 1);
+  assert.equal(hall.history('r0n0', 'imaged'), 1);
+  await newImage(hall);
+  await hall.clock.runUntil(() => hall.seen('job')?.status?.updateRevision !== undefined);
+  await hall.edit('job', { spec: { update: { revision: hall.seen('job')?.status?.updateRevision } } });
+  await hall.clock.runUntil(() => hall.history('r0n0', 'imaged') === 2 && settled(hall, 'job'));
+  await hall.stop();
+});

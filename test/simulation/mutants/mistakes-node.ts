@@ -203,7 +203,9 @@ const tenancy: readonly Mutant[] = [
     mistake: 'a port that left the domain of a node in use is left where it is',
     rules: [2, 8],
     faults: ['fabric.fabricDefaults'],
-    edits: [edit(life, '  if (!strayed) return undefined;', '  if (facts !== undefined) return undefined;')],
+    edits: [
+      edit(life, '  if (!strayed && !isOfAnother) return undefined;', '  if (facts !== undefined) return undefined;'),
+    ],
   },
   {
     name: 'adopt-any-revision',
