@@ -46,12 +46,14 @@ const controlAgainMs = 10_000;
 /**
  * The control port while no operation needs it: a machine that comes up from its own disk must not find provisioning there, and
  * one that is off and is to boot from the network must. In a reclaim only the trusted image has it, and who boots it.
+ * A log that was lost, or that nobody wrote yet, says nothing of whose disk it is that a machine comes up from.
  */
 export function keepControlPort(ctx: Context): void {
   const { row, readings } = ctx;
   const { power, fabric, images, vmm } = readings;
   const { controlChange } = fabric;
-  if (!row.guestStarted || vmm.vmm !== 'Absent' || vmm.trusted.up || controlChange?.status === 'Pending') return;
+  const mayRun = row.guestStarted || row.kind === 'None';
+  if (!mayRun || vmm.vmm !== 'Absent' || vmm.trusted.up || controlChange?.status === 'Pending') return;
   const idle = row.operation?.status !== 'Running';
   const leaves = power.state === 'On' && (power.order === 'Disk' || (row.kind === 'Reclaim' && idle));
   const mayReturn = row.kind === 'Tenancy' && !row.commitSent && images.serving === 'Vmm';

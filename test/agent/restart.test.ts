@@ -121,3 +121,17 @@ test('an agent whose log forgot a running tenant takes no new one for the machin
   assert.equal(room.events('imaged').length, 1);
   room.close();
 });
+
+test('an agent whose log is lost keeps provisioning from a machine that comes up from its own disk', async () => {
+  const log = new MemoryLog('store-1', 'Manual');
+  const room = new AgentRoom({ nodes: ['n0'], log });
+  await room.runAll(enrolment, 1);
+  await room.runAll(tenancy.slice(0, 3), 2);
+  log.crash();
+  room.restartAgent();
+  room.rack.reset(room.rack.machine('n0'));
+  await room.clock.runUntil(() => room.events('guest').at(-1)?.throughVmm === false);
+  assert.equal(room.seen().record.epoch, 0);
+  assert.equal(room.events('guest').at(-1)?.control, 'closed');
+  room.close();
+});

@@ -113,6 +113,23 @@ test('a good history breaks no rule', () => {
   assert.deepEqual(history.truth.violations, []);
 });
 
+/** Four allocations are deleted in one moment, and a minute later the nodes of one of them end, with this metadata. */
+function deletedTogether(history: History, metadata: object): void {
+  const names = ['one', 'two', 'three', 'four'];
+  const deletionTimestamp = '2026-01-01T00:00:00Z';
+  for (const name of names) history.allocation(name, { status: { nodes: 'n0' } });
+  for (const name of names) history.allocation(name, { status: { nodes: 'n0' }, metadata: { deletionTimestamp } });
+  history.nowMs += 60_000;
+  const status = { nodes: 'n1', ending: [{ reason: 'ScaledDown', nodes: 'n0' }] };
+  history.allocation('one', { spec: {}, status, metadata });
+}
+
+test('of allocations that were deleted together, one that a backup put back may be scaled down', () => {
+  const history = new History();
+  deletedTogether(history, {});
+  assert.ok(!history.broken().includes(9), JSON.stringify(history.truth.violations));
+});
+
 const bad: readonly (readonly [rule: number, what: string, make: (history: History) => void])[] = [
   [
     1,
@@ -203,6 +220,11 @@ const bad: readonly (readonly [rule: number, what: string, make: (history: Histo
       history.node('n0', { state: 'Wiping', end: {} });
       history.truth.atRest();
     },
+  ],
+  [
+    9,
+    'one of many deletions that takes effect unasked',
+    (history) => deletedTogether(history, { deletionTimestamp: '2026-01-01T00:00:00Z' }),
   ],
   [
     9,

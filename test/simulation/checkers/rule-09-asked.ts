@@ -47,7 +47,9 @@ export function asked(report: Report): Checker {
         report(9, `${metadata.name}: ${replaced} are replaced, and its failurePolicy is Report`);
       const { uid = '' } = metadata;
       const now = truth.ground.clock.monotonic();
-      if (metadata.deletionTimestamp !== undefined && !deletedAt.has(uid)) deletedAt.set(uid, now);
+      // A backup of the cluster that was put back knows nothing of the deletion.
+      if (metadata.deletionTimestamp === undefined) deletedAt.delete(uid);
+      else if (!deletedAt.has(uid)) deletedAt.set(uid, now);
       const at = deletedAt.get(uid);
       const ends = (status?.ending?.length ?? 0) > 0 && (before?.status?.ending?.length ?? 0) === 0;
       if (!ends || at === undefined || now - at < atOnceMs || isConfirmed(after)) return;
