@@ -18,6 +18,9 @@ export interface Conflict {
 /** The machine itself contradicts the agent's log. */
 export const guestUnrecorded = 'GuestUnrecorded';
 
+/** Whether the machine itself shows a guest, or the hypervisor under one. */
+export const showsGuest = ({ guest, vmm }: NodeObservation): boolean => guest.state === 'Running' || vmm === 'Resident';
+
 export function findConflict(
   status: PhysicalNodeStatus,
   facts: NodeObservation,
@@ -46,7 +49,7 @@ export function findConflict(
       message: `the agent knows epoch ${record.epoch}${record.allocation ? ` of allocation ${record.allocation}` : ''}, the record here epoch ${epoch}: status was lost or restored from a backup; a decision must name epoch ${record.epoch}`,
     };
   }
-  if (!end && !record.guestStarted && (facts.guest.state === 'Running' || facts.vmm === 'Resident')) {
+  if (!end && !record.guestStarted && showsGuest(facts)) {
     return quarantined(
       guestUnrecorded,
       "a guest's hypervisor runs on it, and the agent's log knows of no start: it went back in time; restore it, or decide",
@@ -60,9 +63,10 @@ export function findConflict(
     };
   }
   const committedIn = status.commitSent?.epoch === claim?.epoch;
-  if (claim && !end && (committedIn || claim.started) && record.epoch < claim.epoch) {
+  const forgotten = record.epoch < (claim?.epoch ?? 0) || (claim?.started === true && !record.guestStarted);
+  if (claim && !end && (committedIn || claim.started) && forgotten) {
     const what = committedIn ? 'the hypervisor was told to leave' : "a tenant's guest was seen to run";
-    return quarantined('RecordsDisagree', `the agent forgot epoch ${claim.epoch}, under which ${what}`);
+    return quarantined('RecordsDisagree', `the agent forgot what it did under epoch ${claim.epoch}, in which ${what}`);
   }
   return undefined;
 }

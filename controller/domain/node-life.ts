@@ -10,7 +10,7 @@
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNodeStatus } from '../api/types.generated.ts';
-import { type Conflict, findConflict, guestUnrecorded } from './node-conflicts.ts';
+import { type Conflict, findConflict, guestUnrecorded, showsGuest } from './node-conflicts.ts';
 import { failedBeforeUse, reclaim } from './node-reclaim.ts';
 import {
   certificateRecord,
@@ -72,10 +72,12 @@ export function decideNode(input: NodeInput): NodeDecision {
  * Whether a guest of this tenancy may have executed an instruction. The agent records `guestStarted` ahead of the power-on
  * that could make it true; only its word that the boot failed, with no start counted and no map begun, takes that back, and that
  * for the first epoch since the certificate alone: in a later one (an update) the flag speaks of the guest before, whose data is
- * there. A guest that began to boot and then hung has executed instructions.
+ * there. A guest that began to boot and then hung has executed instructions. A log that went back in time does not know of the
+ * guest that was seen to run: the claim does, or the machine shows it.
  */
 export function guestMayHaveRun(facts: NodeObservation, { claim, certificate }: PhysicalNodeStatus): boolean {
   const { record, guest, operation, copy } = facts;
+  if (claim?.started || showsGuest(facts)) return true;
   if (!record.guestStarted) return false;
   const epoch = claim?.epoch ?? 0;
   const bootFailed =

@@ -54,3 +54,42 @@ for (const [state, devirtualize] of [
     await hall.stop();
   });
 }
+
+test('a log that went back to before the start of its own tenancy has no node given up, and re-images none', async () => {
+  const hall = new MachineHall({ r0: 'r0n[0-1]' });
+  await hall.addAgents();
+  await hall.start();
+  await hall.clock.runUntil(() => hall.inState('Available') === 2);
+  const rack = hall.racks.get('r0');
+  assert.ok(rack);
+  await hall.environment('rocky');
+  await hall.allocation('job', 'rocky', 1, { failurePolicy: 'Report' });
+  const claimed = (): string => hall.nodes().find((node) => node.status?.claim)?.metadata.name ?? '';
+  const rowOf = () => rack.log.load().find(({ node }) => node === claimed());
+  await hall.clock.runUntil(() => rowOf()?.operation?.instruction.verb === 'reimage');
+  const name = claimed();
+  assert.equal(rowOf()?.guestStarted, false);
+  const rows = structuredClone(rack.log.load());
+  const term = rack.log.highestTerm();
+  await hall.clock.runUntil(() => hall.operator?.fleet.stateOf(name) === 'Streaming');
+  const before = rack.rack.history().length;
+  const older = new MemoryLog(rack.storeId);
+  older.write(rows, term);
+  Object.assign(rack, { log: older });
+  hall.restartAgent('r0');
+  await hall.clock.advance(hour);
+  const ending = () => hall.seen('job')?.status?.ending;
+  assert.equal(ending(), undefined);
+  assert.equal(statusOf(hall, name).state, 'Quarantined');
+  rack.rack.cutPower(rack.rack.machine(name));
+  hall.restartAgent('r0');
+  await hall.clock.advance(24 * hour);
+  const imagedOrWiped = rack.rack
+    .history()
+    .slice(before)
+    .filter(({ node, event }) => node === name && (event === 'imaged' || event === 'wiped'));
+  assert.deepEqual(imagedOrWiped, []);
+  assert.equal(ending(), undefined);
+  assert.equal(statusOf(hall, name).state, 'Quarantined');
+  await hall.stop();
+});
