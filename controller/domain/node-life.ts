@@ -27,7 +27,7 @@ import {
   type Tenancy,
 } from './node-records.ts';
 import { type Decision, isHeld, restWrittenOff, wasRefused, writeOff } from './node-writeoff.ts';
-import { type NodeState, type Step, tenancyPath } from './states.ts';
+import { type IsolationTerms, type NodeState, type Step, tenancyPath } from './states.ts';
 
 /** Whether a clean certificate stands in the agent's log, younger than the last tenant boot (rule 3). */
 function hasCleanCertificate(facts: NodeObservation): boolean {
@@ -167,10 +167,7 @@ function tenancy(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObserv
   const owner = input.tenancy;
   if (!claim) return { kind: 'rest', state: 'Enrolling' };
   if (owner === undefined) {
-    if (input.tenancyPending) {
-      const message = 'what its allocation runs is not known: status of the allocation was lost';
-      return { kind: 'rest', state: status.state ?? 'Enrolling', message };
-    }
+    if (input.tenancyPending) return pending(input.tenancyPending, status, facts);
     return held(
       'Orphaned',
       'AllocationMissing',
@@ -193,6 +190,20 @@ function tenancy(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObserv
   if (owner.updating && !owner.suspended && claim.revision !== owner.environment.revision)
     return claimRecord(input, status, owner, 'Updated');
   return walkTenancy(input, status, facts, owner);
+}
+
+/** Nothing is begun while nobody knows what the node is to run; what runs on it stays isolated all the same (rule 2). */
+function pending(
+  { isolation }: NonNullable<NodeInput['tenancyPending']>,
+  { state = 'Enrolling', claim }: PhysicalNodeStatus,
+  facts: NodeObservation,
+): NodeDecision {
+  const epoch = claim?.epoch ?? 0;
+  const inUse = facts.record.epoch === epoch && facts.record.guestStarted;
+  const drift = isolation === undefined ? undefined : driftStep(facts, isolation, inUse);
+  if (drift) return putBack(drift, state, epoch);
+  const message = 'what its allocation runs is not known: status of the allocation was lost';
+  return { kind: 'rest', state, message };
 }
 
 /** An allocation of the same namespace, name and revision takes over a claim without a reboot. */
@@ -319,7 +330,7 @@ function walkTenancy(
     return { kind: 'record', state, patch, why: 'CommitSent' };
   }
   const drift = driftStep(facts, owner, inUse);
-  if (drift) return { kind: 'step', state, step: drift, epoch, deadlineSeconds: 30, retries: 10, inUse: true };
+  if (drift) return putBack(drift, state, epoch);
   const revisionInForce = status.claim?.revision === owner.environment.revision;
   if (state === 'Booting' && !revisionInForce) {
     return { kind: 'rest', state, message: 'its allocation moved on to another revision' };
@@ -361,7 +372,7 @@ const startedClaim = ({ claim }: PhysicalNodeStatus): RecordPatch =>
  * took the node over and its domain, being that of a group, stayed the same: the agent has to know whose the tenancy is, or it refuses
  * the update that the new owner asks for.
  */
-function driftStep(facts: NodeObservation, owner: Tenancy, inUse: boolean): Step | undefined {
+function driftStep(facts: NodeObservation, owner: IsolationTerms, inUse: boolean): Step | undefined {
   if (!inUse) return undefined;
   const strayed = facts.ports.some(
     ({ role, state, domain, egress }) =>
@@ -373,3 +384,13 @@ function driftStep(facts: NodeObservation, owner: Tenancy, inUse: boolean): Step
   if (!strayed && !isOfAnother) return undefined;
   return { verb: 'isolate', args: { domain: owner.domain, egress: owner.egress, allocation: owner.allocationUid } };
 }
+
+const putBack = (step: Step, state: NodeState, epoch: number): NodeDecision => ({
+  kind: 'step',
+  state,
+  step,
+  epoch,
+  deadlineSeconds: 30,
+  retries: 10,
+  inUse: true,
+});

@@ -7,7 +7,7 @@
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNode, PhysicalNodeStatus } from '../api/types.generated.ts';
-import type { NodeState, Step, TenancyTerms } from './states.ts';
+import type { IsolationTerms, NodeState, Step, TenancyTerms } from './states.ts';
 
 /** What an allocation's committed status says of a node. */
 export interface Tenancy extends TenancyTerms {
@@ -33,8 +33,11 @@ export interface NodeInput {
   readonly location: { site: string; rack: string };
   /** The allocation whose committed status or claim names the node; absent when there is none. */
   readonly tenancy: Tenancy | undefined;
-  /** The allocation is there, and its status does not say yet what its nodes run. */
-  readonly tenancyPending: boolean;
+  /**
+   * The allocation is there, and its status does not say yet, or no longer, what its nodes run. `isolation` is what its node has
+   * to be in meanwhile; absent where the status does not list the node as one that it keeps.
+   */
+  readonly tenancyPending: { readonly isolation?: IsolationTerms } | undefined;
   /** An administrator's commission of this node for this very log. */
   readonly commissioned: boolean;
   /** The other node that reports the same system UUID. */

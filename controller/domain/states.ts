@@ -12,11 +12,15 @@ import type { PhysicalNodeStatus } from '../api/types.generated.ts';
 
 export type NodeState = NonNullable<PhysicalNodeStatus['state']>;
 
-/** What the tenancy path needs to know of the allocation that owns the node. */
-export interface TenancyTerms {
+/** Where the data ports of an allocation's node have to be. */
+export interface IsolationTerms {
   readonly allocationUid: string;
   readonly domain: string;
   readonly egress: 'None' | 'Shared' | 'Internet';
+}
+
+/** What the tenancy path needs to know of the allocation that owns the node. */
+export interface TenancyTerms extends IsolationTerms {
   readonly devirtualize: 'WhenInstalled' | 'Never';
   readonly environment: Environment;
   readonly hostname: string;

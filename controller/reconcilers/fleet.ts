@@ -224,10 +224,7 @@ export class Fleet {
       agentName,
       location: this.agents.getByKey(agentName)?.spec.location ?? { site: 'unknown', rack: 'unknown' },
       tenancy: allocation ? this.#tenancyOf(node, allocation) : undefined,
-      tenancyPending:
-        allocation !== undefined &&
-        allocation.metadata.uid === node.status?.claim?.allocation.uid &&
-        allocation.status?.environment === undefined,
+      tenancyPending: allocation ? this.#pendingOf(node, allocation) : undefined,
       commissioned: commission !== undefined && commission.storeId === storeId && commission.names.has(name),
       duplicateOf: this.#duplicateOf(name),
     };
@@ -270,6 +267,17 @@ export class Fleet {
       sshKeys: spec.access?.sshKeys ?? [],
       erase: spec.reclaim.erase,
     };
+  }
+
+  /** What holds for a claimed node while the allocation's status does not say what its nodes run. */
+  #pendingOf(node: PhysicalNode, { spec, status, metadata }: NodeAllocation): NodeInput['tenancyPending'] {
+    const { name } = node.metadata;
+    const claim = node.status?.claim;
+    const uid = claim?.allocation.uid;
+    if (claim === undefined || uid !== metadata.uid || status?.environment !== undefined) return undefined;
+    const isPlaced = this.assignments.get(`${metadata.namespace ?? ''}/${metadata.name}`, name)?.role === 'Placed';
+    const { egress } = spec.isolation;
+    return isPlaced ? { isolation: { allocationUid: claim.allocation.uid, domain: claim.domain, egress } } : {};
   }
 
   #environmentOf(stored: { revision: string; definition: string }): Environment {

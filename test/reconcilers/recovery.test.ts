@@ -81,6 +81,29 @@ test('status of an allocation lost: what runs goes on, also when the environment
   await hall.stop();
 });
 
+test('status of an allocation lost: a port that strays meanwhile is put back, and nothing else is done', async () => {
+  const hall = await running(3, 1);
+  const [name = ''] = claimedNames(hall);
+  const rack = hall.racks.get('r0')?.rack;
+  assert.ok(rack);
+  await newImage(hall);
+  await hall.clock.runUntil(() => truth(hall, 'job', 'UpdateAvailable') === 'True');
+  await loseAllocationStatus(hall);
+  await hall.clock.runUntil(() => reason(hall, 'job', 'Accepted') === 'DefinitionLost');
+  const domains = () => {
+    const ports = hall.operator?.fleet.lastFactsOf(name)?.ports ?? [];
+    return ports.flatMap(({ role, domain }) => (role === 'Data' ? [domain] : []));
+  };
+  const before = domains();
+  assert.ok(before.length > 0 && before.every((domain) => domain === node(hall, name)?.status?.claim?.domain));
+  rack.faults.inject('fabricDefaults');
+  await hall.clock.runUntil(() => domains().includes('default'));
+  await hall.clock.advance(hour);
+  assert.deepEqual(domains(), before);
+  assert.deepEqual([hall.history(name, 'imaged'), claimedNames(hall)], [1, [name]]);
+  await hall.stop();
+});
+
 test('status of an allocation lost with its environment unchanged: it heals by itself', async () => {
   const hall = await running(3, 2);
   const names = claimedNames(hall);
