@@ -52,6 +52,14 @@ const fencing: readonly Mutant[] = [
         'const row = rows.get(node) ?? freshRow(node);',
         'const row = { ...(rows.get(node) ?? freshRow(node)), guestStarted: false };',
       ),
+      // The operator's own lines of defence behind it: what it wrote of the claim, and what the machine shows.
+      edit('controller/domain/node-conflicts.ts', ' || (claim?.started === true && !record.guestStarted);', ';'),
+      edit(
+        'controller/domain/node-conflicts.ts',
+        'if (!end && !record.guestStarted && showsGuest(facts)) {',
+        'if (!end && !record.guestStarted && showsGuest(facts) && record.epoch < 0) {',
+      ),
+      edit('controller/domain/node-life.ts', '  if (claim?.started || showsGuest(facts)) return true;', ''),
     ],
   },
 ];
