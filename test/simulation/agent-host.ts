@@ -223,7 +223,7 @@ export class AgentHost {
         if (life.dead) throw new ProcessDied('the agent is dead');
         log.write(rows, term);
         if (!chance(this.#world.agentRandom, this.#world.unflushedChance)) log.flush();
-        this.#world.truth.logWritten(this.name, rows);
+        this.#world.truth.logWritten(this.name, rows, log.storeId);
         if (!this.#passed('write', life)) throw new ProcessDied('the agent died after a write to its log');
       },
       close: () => {},

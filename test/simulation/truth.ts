@@ -202,10 +202,11 @@ export class Truth {
     if (act.command === 'fabric.set' && act.arguments[0] === 'Control') machine.controlAsked = String(act.arguments[1]);
   }
 
-  logWritten(agent: string, rows: readonly Row[]): void {
-    for (const checker of this.#checkers) {
-      if (checker.logged === undefined) continue;
-      for (const row of rows) checker.logged(row, this.machine(row.node, agent), this);
+  logWritten(agent: string, rows: readonly Row[], storeId = ''): void {
+    for (const row of rows) {
+      const machine = this.machine(row.node, agent);
+      machine.storeId = storeId;
+      for (const checker of this.#checkers) checker.logged?.(row, machine, this);
     }
   }
 

@@ -22,8 +22,16 @@ function blind(truth: Truth, node: string): boolean {
   if (machine === undefined) return false;
   const { bmcHang, bmcSilent, takesBmc, vmmSilent } = machine.faults;
   const moving = machine.changes.control !== undefined && machine.changes.control.status !== 'Done';
-  return moving || [bmcHang, bmcSilent, takesBmc, vmmSilent].some((fault) => fault !== undefined);
+  return (
+    moving || saysOff(truth, node) || [bmcHang, bmcSilent, takesBmc, vmmSilent].some((fault) => fault !== undefined)
+  );
 }
+
+/**
+ * Its BMC says Off and it runs, or it was reset behind that word and boots: what the safety page says of such a machine (it may find
+ * provisioning while the next boot is prepared) lasts for as long as the lie does.
+ */
+const saysOff = (truth: Truth, node: string): boolean => truth.ground.machine(node)?.faults.bmcLiesOff !== undefined;
 
 export function isolated(report: Report): Checker {
   return {
@@ -46,7 +54,8 @@ export function isolated(report: Report): Checker {
       if (event === 'port' && machine.guest !== undefined && ours) {
         const { owner } = machine.guest;
         const to = String(detail.to);
-        const control = to === 'provisioning' && (machine.guest.throughVmm || machine.offUntrue);
+        const control =
+          to === 'provisioning' && (machine.guest.throughVmm || machine.offUntrue || saysOff(truth, machine.name));
         if (!control && !isOwnDomain(truth, owner, to)) {
           report(
             2,

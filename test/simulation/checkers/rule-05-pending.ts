@@ -1,6 +1,9 @@
 /**
- * Rule 5, fenced commands: when an agent accepts the first instruction of a newer epoch, nothing that was asked for under an older one can
- * still take effect. A drain or a fence does not wait for a BMC: power and boot order are what the end itself settles.
+ * Rule 5, fenced commands: when an agent opens a newer epoch, nothing that was asked for under an older one can still take effect. A drain
+ * or a fence does not wait for a BMC: power and boot order are what the end itself settles.
+ *
+ * Judged by the agent's log, which has the epoch before the answer: an agent may die between both, and what is asked of it next is then no
+ * longer what opened the epoch.
  */
 import type { Checker, Report } from './checker.ts';
 
@@ -10,11 +13,11 @@ export function olderWorkEnded(report: Report): Checker {
   const epochs = new Map<string, number>();
   return {
     rule: 5,
-    accepted({ verb, epoch }, _term, { name, storeId }, truth) {
+    logged({ epoch, operation }, { name, storeId }, truth) {
       const key = `${name} ${storeId}`;
-      const before = epochs.get(key) ?? 0;
-      if (verb === 'inspect' || epoch <= before) return;
+      if (epoch <= (epochs.get(key) ?? 0)) return;
       epochs.set(key, epoch);
+      const verb = operation?.instruction.verb;
       const ends = verb === 'drain' || verb === 'fence';
       for (const token of truth.ground.pendingTokens(name)) {
         // `node.epoch.…`, as the operator names operations.
