@@ -36,9 +36,7 @@ export function decide(row: Row, readings: Readings, options: DecideOptions): De
   keepPlan(ctx);
   keepServing(ctx);
   noticeSilence(ctx);
-  const movesControl = (): boolean => ctx.acts.some((act) => act.kind === 'fabric' && act.role === 'Control');
-  if (!movesControl()) keepControlPort(ctx);
-  if (!movesControl()) keepControlClosed(ctx);
+  if (!ctx.acts.some((act) => act.kind === 'fabric' && act.role === 'Control')) keepControlPort(ctx);
   return { row: ctx.row, acts: ctx.acts, waits: ctx.waits };
 }
 
@@ -118,23 +116,6 @@ function finish(ctx: Context, failed: Failure | undefined): void {
     ...ctx.row,
     operation: failed === undefined ? { ...rest, status: 'Done' } : { ...rest, status: 'Failed', failure: failed },
   };
-}
-
-/** Between two attempts to close a control port that would not close, or that strayed. */
-const closeAgainMs = 60_000;
-
-/** After a commit the guest may see the control port: it is closed for good, whatever became of the operation that was to do it. */
-function keepControlClosed(ctx: Context): void {
-  const { row, readings } = ctx;
-  if (row.kind !== 'Tenancy' || !row.commitSent || row.operation?.status === 'Running') return;
-  const { ports, controlChange } = readings.fabric;
-  const isOpen = ports.some((port) => port.role === 'Control' && !(port.state === 'Ready' && port.domain === 'closed'));
-  if (!isOpen || controlChange?.status === 'Pending') return;
-  waitFor(ctx, 'control/closed', closeAgainMs, () => {
-    const token = `${row.node}.${row.epoch}.closed.${ctx.nowMs}`;
-    ctx.acts.push({ kind: 'fabric', role: 'Control', domain: 'closed', token });
-    return { kind: 'Waiting' };
-  });
 }
 
 /** Until the commit a hypervisor that is not heard for the time of a boot is a fault, whatever the reason. */

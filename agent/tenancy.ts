@@ -41,30 +41,41 @@ export function isolateStep(ctx: Context, isolation: Isolation): Outcome {
   );
 }
 
-const controlAgainMs = 10_000;
+/** Between two attempts to move a control port that would not move, or that strayed. */
+const controlAgainMs = 60_000;
 
-/**
- * The control port while no operation needs it: a machine that comes up from its own disk must not find provisioning there, and
- * one that is off and is to boot from the network must. In a reclaim only the trusted image has it, and who boots it.
- * A log that was lost, or that nobody wrote yet, says nothing of whose disk it is that a machine comes up from.
- */
+/** The control port while no operation needs it: asked for again for as long as it is elsewhere. */
 export function keepControlPort(ctx: Context): void {
   const { row, readings } = ctx;
-  const { power, fabric, images, vmm } = readings;
-  const { controlChange } = fabric;
-  const mayRun = row.guestStarted || row.kind === 'None';
-  if (!mayRun || vmm.vmm !== 'Absent' || vmm.trusted.up || controlChange?.status === 'Pending') return;
-  const idle = row.operation?.status !== 'Running';
-  const leaves = power.state === 'On' && (power.order === 'Disk' || (row.kind === 'Reclaim' && idle));
-  const mayReturn = row.kind === 'Tenancy' && !row.commitSent && images.serving === 'Vmm';
-  const returns = mayReturn && power.state === 'Off' && power.order === 'Network';
-  if (!leaves && !returns) return;
-  const domain = leaves ? 'closed' : 'provisioning';
-  if (fabric.ports.every((port) => port.role !== 'Control' || port.domain === domain)) return;
+  const { ports, controlChange } = readings.fabric;
+  const domain = controlDomain(row, readings);
+  if (domain === undefined || controlChange?.status === 'Pending') return;
+  const isThere = ports.every(
+    ({ role, state, domain: now }) => role !== 'Control' || (state === 'Ready' && now === domain),
+  );
+  if (isThere) return;
   const token = `${row.node}.${row.epoch}/keep/${domain}`;
-  const failedBefore = controlChange?.token === token && controlChange.status === 'Error';
-  if (failedBefore && !ctx.expired.has(token)) ctx.waits.push({ key: token, limitMs: controlAgainMs });
+  if (controlChange?.token === token && !ctx.expired.has(token)) waitFor(ctx, token, controlAgainMs, () => met);
   else ctx.acts.push({ kind: 'fabric', role: 'Control', domain, token });
+}
+
+/**
+ * Where the control port belongs; undefined: where it is. After a commit the guest may see it, whatever became of the hypervisor. A machine
+ * that came up without its hypervisor must not find provisioning there either: its order reads the disk, or the boot server has nothing
+ * for it; and one that is off and is to boot from the network must. In a reclaim only the trusted image has it, and who boots it.
+ * A log that was lost, or that nobody wrote yet, says nothing of whose disk it is that a machine comes up from.
+ */
+function controlDomain(row: Row, { power, images, vmm }: Readings): 'closed' | 'provisioning' | undefined {
+  const isTenancy = row.kind === 'Tenancy';
+  const idle = row.operation?.status !== 'Running';
+  if (isTenancy && row.commitSent && idle) return 'closed';
+  const mayRun = row.guestStarted || row.kind === 'None';
+  if (!mayRun || vmm.vmm !== 'Absent' || vmm.trusted.up) return undefined;
+  const nothingServed = images.serving === 'Nothing' && images.servingChange?.status !== 'Pending';
+  const isBare = power.order === 'Disk' || (idle && (nothingServed || row.kind === 'Reclaim'));
+  if (power.state === 'On' && isBare) return 'closed';
+  const mayReturn = isTenancy && !row.commitSent && images.serving === 'Vmm';
+  return mayReturn && power.state === 'Off' && power.order === 'Network' ? 'provisioning' : undefined;
 }
 
 /** What the boot server answers while no operation needs it: nothing to a guest that came up without its hypervisor. */

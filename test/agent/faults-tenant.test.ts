@@ -141,6 +141,21 @@ test('a machine that comes up from its own disk before the commit finds its cont
   room.close();
 });
 
+test('a guest that came up unseen without its hypervisor loses provisioning once the BMC is read again, whatever its order says', async () => {
+  const room = await tenant(3);
+  room.rack.faults.inject('takesBmc', { node: 'n0' });
+  room.rack.faults.inject('reset', { node: 'n0' });
+  await room.clock.advance(5 * minute);
+  const { throughVmm, control } = room.events('guest').at(-1) ?? {};
+  assert.deepEqual([throughVmm, control], [false, 'provisioning']);
+  room.rack.faults.inject('setsOrder', { node: 'n0' });
+  room.rack.faults.heal({ kinds: ['takesBmc'] });
+  await room.clock.advance(minute);
+  assert.deepEqual([room.seen().power, room.seen().boot.order], ['On', 'Network']);
+  assert.equal(room.seen().ports.find(({ role }) => role === 'Control')?.domain, 'closed');
+  room.close();
+});
+
 test('an update of a guest without a hypervisor opens its control port only once the machine is off', async () => {
   const room = await tenant(4);
   room.rack.watch(({ event, detail }) => {

@@ -36,7 +36,7 @@ export const roomMistakes: readonly Mutant[] = [
     mistake: 'a machine that comes up from its own disk keeps the control port of before',
     rules: [2],
     faults: ['tenant.setsOrder', 'machines.reset'],
-    edits: [edit(tenancy, "const leaves = power.state === 'On' && (", "const leaves = power.state === 'Unknown' && (")],
+    edits: [edit(tenancy, "if (power.state === 'On' && isBare)", "if (power.state === 'Unknown' && isBare)")],
   },
   {
     name: 'certificate-of-other-disks',
