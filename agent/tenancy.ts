@@ -29,7 +29,7 @@ import {
   vmmChange,
   waitFor,
 } from './needs.ts';
-import { type Isolation, isolated, notWiped, type Row, type RowOperation } from './row.ts';
+import { type Isolation, isolated, isPrepared, notWiped, type Row, type RowOperation } from './row.ts';
 
 export function isolateStep(ctx: Context, isolation: Isolation): Outcome {
   const { commitSent, guestStarted } = ctx.row;
@@ -259,11 +259,12 @@ function prepareStep(ctx: Context, { instruction: { operationId } }: RowOperatio
 function commitStep(ctx: Context, operation: RowOperation): Outcome {
   const { operationId } = operation.instruction;
   const { row } = ctx;
-  if (!row.commitSent) {
-    if (!isolated(row, ctx.readings)) return failed('NotIsolated', 'a data port left its domain before the commit');
-    ctx.row = { ...row, commitSent: true, operation: { ...operation, phase: 'Acting' } };
-  }
+  if (!row.commitSent && !isolated(row, ctx.readings))
+    return failed('NotIsolated', 'a data port left its domain before the commit');
   const token = `${operationId}/commit`;
+  const prepared = preparedStill(ctx, operation, token);
+  if (prepared.kind !== 'Met') return prepared;
+  if (!row.commitSent) ctx.row = { ...row, commitSent: true, operation: { ...operation, phase: 'Acting' } };
   const left = vmmChange(ctx, {
     holds: ctx.readings.vmm.vmm === 'Absent',
     token,
@@ -276,4 +277,16 @@ function commitStep(ctx: Context, operation: RowOperation): Outcome {
   if (left.kind === 'Waiting') return left;
   const closed = controlPortsAre(ctx, 'closed', `${operationId}/closed`);
   return closed.kind === 'Met' ? left : closed;
+}
+
+/**
+ * Until the hypervisor was told: an agent that dies between its log and that finds, when it is back, a machine whose boot order its tenant
+ * may have turned. What was prepared is then prepared again.
+ */
+function preparedStill(ctx: Context, operation: RowOperation, token: string): Outcome {
+  const { row, readings } = ctx;
+  const { vmm } = readings;
+  if (vmm.vmm === 'Absent' || vmm.change?.token === token || isPrepared(row, readings)) return met;
+  const again = prepareStep(ctx, operation);
+  return again.kind === 'Met' ? failed('VmmFailed', 'the copy is no longer complete, or its hypervisor failed') : again;
 }

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { openSqliteRackStore, readRackHistory } from '../../agent/drivers/simulated/store.ts';
 import { MemoryLog, openSqliteLog } from '../../agent/log.ts';
+import type { Row } from '../../agent/row.ts';
 import type { Instruction } from '../../controller/api/protocol.generated.ts';
 import { AgentRoom, enrolment, steps, type TestStep, tenancy } from '../support/agent-room.ts';
 
@@ -133,5 +134,32 @@ test('an agent whose log is lost keeps provisioning from a machine that comes up
   await room.clock.runUntil(() => room.events('guest').at(-1)?.throughVmm === false);
   assert.equal(room.seen().record.epoch, 0);
   assert.equal(room.events('guest').at(-1)?.control, 'closed');
+  room.close();
+});
+
+/** Its process dies once "commit sent" is durable, before anything is done about it. */
+class DiesBehindCommit extends MemoryLog {
+  dies = true;
+
+  override write(rows: readonly Row[], highestTerm: number): void {
+    super.write(rows, highestTerm);
+    if (this.dies && rows.some(({ commitSent }) => commitSent)) throw new Error('the agent dies here');
+  }
+}
+
+test('a boot order that a tenant turns while the agent is dead is put right before the hypervisor leaves', async () => {
+  const log = new DiesBehindCommit('store-1');
+  const room = new AgentRoom({ nodes: ['n0'], log });
+  await room.runAll(enrolment, 1);
+  await room.runAll(tenancy.slice(0, 3), 2);
+  room.give(steps.commit, { epoch: 2 });
+  await room.clock.advance(10);
+  assert.deepEqual([log.load()[0]?.commitSent, room.events('devirtualized').length], [true, 0]);
+  room.rack.faults.inject('setsOrder', { node: 'n0' });
+  log.dies = false;
+  room.restartAgent();
+  await room.clock.runUntil(() => room.seen().operation?.status === 'Done');
+  assert.equal(room.events('devirtualized').at(-1)?.order, 'Disk');
+  assert.equal(room.seen().ports.find(({ role }) => role === 'Control')?.domain, 'closed');
   room.close();
 });
