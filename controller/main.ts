@@ -28,6 +28,7 @@ import type { ControllerFlags } from './cli/controller.ts';
 import type { ImageContext, PackFlags } from './cli/image.ts';
 import type { LabFlags } from './cli/lab.ts';
 import type { StandaloneContext, StandaloneFlags } from './cli/standalone.ts';
+import { addEnrolCommands, addTrustedImageCommands } from './cli/trust-commands.ts';
 import { systemClock } from './runtime/clock.ts';
 import type { Logger, LogLevel } from './runtime/log.ts';
 import { systemRandom } from './runtime/random.ts';
@@ -238,10 +239,15 @@ program
     process.exit(code);
   });
 
-program
+const trust = {
+  print: (line: string): void => void process.stdout.write(`${line}\n`),
+  now: () => new Date(systemClock.now()).toISOString(),
+};
+
+const agents = program
   .command('agent')
   .description(
-    'Run agents, each with its own port, certificate and log; their machines are simulated, or QEMU plays them.',
+    'Run agents, each with its own port, certificate and log; their machines are simulated, played by QEMU, or real.',
   )
   .requiredOption('--config <file>', 'YAML or JSON; see the example below')
   .addOption(logLevel())
@@ -271,6 +277,8 @@ Examples:
     });
     process.exit(0);
   });
+addEnrolCommands(agents, trust);
+addTrustedImageCommands(program, trust);
 
 program
   .command('validate')

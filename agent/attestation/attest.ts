@@ -7,8 +7,8 @@
  *    endorsement key is merely the one that was seen at the commissioning.
  * 2. A quote counts only under the enrolled key, with the nonce, and with an event log that replays to it.
  */
-import { timingSafeEqual, type X509Certificate } from 'node:crypto';
-import { readEventLog, replay } from './event-log.ts';
+import { createHash, timingSafeEqual, type X509Certificate } from 'node:crypto';
+import { type EventLog, readEventLog, replay } from './event-log.ts';
 import {
   attestationPublicKey,
   certificateFault,
@@ -103,12 +103,25 @@ export async function gather(carry: Carrier, eventLog: () => Promise<Buffer>, no
   }
 }
 
-/** Judges what a machine gave. @throws Error for people that says what is wrong */
-export function judge(evidence: Evidence, enrolment: Enrolment, nonce: Buffer, policy: BootPolicy): void {
+/** The log of what was measured, its digests true. @throws Error for people when the quote or the log is not right */
+export function verifiedLog(evidence: Evidence, enrolment: Enrolment, nonce: Buffer): EventLog {
   const key = attestationPublicKey(Buffer.from(enrolment.attestation, 'hex'));
   const quoted = verifyQuote(key, evidence, { nonce, pcrs: quotedPcrs });
   const log = readEventLog(evidence.eventLog);
   if (!replay(log, quotedPcrs).equals(quoted)) throw new Error('the event log is not what was measured');
-  const faults = policyFaults(log, policy);
+  return log;
+}
+
+/** Judges what a machine gave. @throws Error for people that says what is wrong */
+export function judge(evidence: Evidence, enrolment: Enrolment, nonce: Buffer, policy: BootPolicy): void {
+  const faults = policyFaults(verifiedLog(evidence, enrolment, nonce), policy);
   if (faults.length > 0) throw new Error(faults.join('; '));
+}
+
+/** SHA-256 of the endorsement key as SubjectPublicKeyInfo in DER, hexadecimal: what a maker's delivery list names a TPM by. */
+export function endorsementFingerprint({ endorsement }: Pick<Enrolment, 'endorsement'>): string {
+  const key = endorsementPublicKey(Buffer.from(endorsement, 'hex'));
+  return createHash('sha256')
+    .update(key.export({ type: 'spki', format: 'der' }))
+    .digest('hex');
 }

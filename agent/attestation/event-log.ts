@@ -26,6 +26,20 @@ export const eventType = {
   efiAction: 0x8000_0007,
 } as const;
 
+/** For people; the TCG's names without their EV_. */
+export const eventNames: ReadonlyMap<number, string> = new Map([
+  [0x01, 'POST_CODE'],
+  [0x06, 'EVENT_TAG'],
+  [0x08, 'S_CRTM_VERSION'],
+  [0x0d, 'IPL'],
+  [0x8000_0003, 'EFI_BOOT_SERVICES_APPLICATION'],
+  [0x8000_0004, 'EFI_BOOT_SERVICES_DRIVER'],
+  [0x8000_0005, 'EFI_RUNTIME_SERVICES_DRIVER'],
+  [0x8000_0007, 'EFI_ACTION'],
+  [0x8000_0008, 'EFI_PLATFORM_FIRMWARE_BLOB'],
+  [0x8000_000a, 'EFI_PLATFORM_FIRMWARE_BLOB2'],
+]);
+
 const sha256 = 0x000b;
 /** Of the algorithms that the TCG's registry knows: a log may carry several digests for each event. */
 const digestBytes: ReadonlyMap<number, number> = new Map([

@@ -131,7 +131,7 @@ export function verifyQuote(
     throw new Error('not a signature by ECDSA');
   const raw = Buffer.concat([padded(signed.sized()), padded(signed.sized())]);
   if (!verify('sha256', attest, { key, dsaEncoding: 'ieee-p1363' }, raw)) {
-    throw new Error('the quote is not signed by the attestation key');
+    throw new Error('the quote is not signed by the attestation key that was enrolled: another TPM, or a cleared one');
   }
   const reader = new TpmReader(attest);
   if (reader.u32() !== 0xff54_4347) throw new Error('the quote has not the mark of a TPM');

@@ -9,7 +9,7 @@
  * It does not judge the firmware's own settings (PCRs 1, 3, 5, 6), and PCRs 0 and 7 only where the policy names what they hold.
  */
 import { createHash } from 'node:crypto';
-import { type EventLog, eventType, type MeasuredEvent } from './event-log.ts';
+import { type EventLog, eventNames, eventType, type MeasuredEvent } from './event-log.ts';
 
 export interface BootPolicy {
   /** Authenticode digests (see authenticode.ts), hexadecimal, of what runs one after the other: at least the kernel. */
@@ -31,14 +31,23 @@ const separator = Buffer.alloc(4);
 const isMark = ({ type, data, isOfData }: MeasuredEvent): boolean =>
   isOfData && ((type === eventType.separator && data.equals(separator)) || type === eventType.efiAction);
 
+const hex = ({ digest }: MeasuredEvent): string => digest.toString('hex');
+/** Never an event's data: it is the machine's, and a command line holds a token. */
+const placeOf = (event: MeasuredEvent): string =>
+  `PCR ${event.pcr}, ${eventNames.get(event.type) ?? `event ${event.type.toString(16)}`}, ${hex(event)}`;
+
+/** What a PCR holds besides the firmware's own marks. */
+export function notableEvents({ events }: EventLog, pcr: number): MeasuredEvent[] {
+  return events.filter((event) => event.pcr === pcr && !isMark(event));
+}
+
 /** What is wrong, a sentence each; empty: nothing. The log must be the one that a verified quote agrees with. */
 export function policyFaults(log: EventLog, policy: BootPolicy): string[] {
   const faults: string[] = [];
-  const of = (pcr: number): MeasuredEvent[] => log.events.filter((event) => event.pcr === pcr && !isMark(event));
-  const hex = ({ digest }: MeasuredEvent): string => digest.toString('hex');
+  const of = (pcr: number): MeasuredEvent[] => notableEvents(log, pcr);
   for (const event of [...of(2), ...of(4)]) {
     if (![...policy.applications, ...policy.others].includes(hex(event))) {
-      faults.push(`something unknown ran before the kernel (PCR ${event.pcr}, ${hex(event)})`);
+      faults.push(`something unknown ran before the kernel (${placeOf(event)})`);
     }
   }
   const ran = of(4)
@@ -46,7 +55,7 @@ export function policyFaults(log: EventLog, policy: BootPolicy): string[] {
     .map(hex)
     .filter((digest, index, all) => policy.applications.includes(digest) && digest !== all[index - 1]);
   if (ran.join() !== policy.applications.join()) {
-    faults.push('the applications that lead to the trusted image did not run in their order');
+    faults.push('the applications that lead to the trusted image did not run in their order (PCR 4)');
   }
   const wanted = [
     [
@@ -60,12 +69,12 @@ export function policyFaults(log: EventLog, policy: BootPolicy): string[] {
   const kernelEvents = of(9).map(hex);
   for (const [what, digest] of wanted) {
     if (kernelEvents.filter((found) => found === digest).length !== 1)
-      faults.push(`${what} is not that of the trusted image`);
+      faults.push(`${what} is not that of the trusted image (PCR 9)`);
   }
   if (kernelEvents.length > wanted.length) faults.push('the kernel measured something unknown (PCR 9)');
   for (const event of policy.firmware === undefined ? [] : of(0)) {
     if (!policy.firmware?.includes(hex(event)))
-      faults.push(`the firmware is not as it was commissioned (${hex(event)})`);
+      faults.push(`the firmware is not as it was commissioned (${placeOf(event)})`);
   }
   return faults;
 }

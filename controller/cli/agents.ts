@@ -103,7 +103,7 @@ function explain(error: ErrorObject): string {
 }
 
 /** @throws CliError that names the file and the field */
-function readAgentsConfig(path: string): AgentsConfig {
+export function readAgentsConfig(path: string): AgentsConfig {
   let value: unknown;
   try {
     value = parse(readFileSync(path, 'utf8'));

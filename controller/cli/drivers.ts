@@ -3,13 +3,20 @@
  *
  * Invariant: what the drivers need is loaded when they are asked for, so that a site without them needs none of it.
  */
+import {
+  type AttestationSettings,
+  attestationSchema,
+  withAttestationPaths,
+} from '../../agent/drivers/boot/attestation-settings.ts';
+import { type TrustedImage, trustedImageAt } from '../../agent/drivers/boot/trusted-boot.ts';
 import { type HardwareSettings, hardwareSchema } from '../../agent/drivers/hardware/settings.ts';
 import type { OpenDrivers } from '../../agent/main.ts';
 
 /** Machines that QEMU plays on this host, see docs/lab.md. Paths are relative to the file. */
 export interface QemuConfig {
-  /** Kernel and initramfs of the trusted image. */
-  readonly trusted: { readonly kernel: string; readonly initrd: string };
+  readonly trusted: TrustedImage;
+  /** Machines have a TPM, boot the trusted image by UEFI, and are attested by a quote; absent: by the token of the boot. */
+  readonly attestation?: AttestationSettings;
   /** Directories whose files environments may name with file://. */
   readonly origins?: readonly string[];
   /** Bytes a second that the rack's image server sends to all machines together. */
@@ -36,7 +43,8 @@ export const driversSchema = {
   drivers: { enum: ['simulated', 'qemu', 'hardware'] },
   hardware: hardwareSchema,
   qemu: closed(['trusted'], {
-    trusted: closed(['kernel', 'initrd'], { kernel: text, initrd: text }),
+    trusted: closed(['kernel', 'initrd'], { kernel: text, initrd: text, unified: text }),
+    attestation: attestationSchema,
     origins: { type: 'array', maxItems: 64, items: text },
     rateBytes: { type: 'number', exclusiveMinimum: 0 },
     keepMachines: { type: 'boolean' },
@@ -64,10 +72,11 @@ export async function driversOf(
   }
   if (qemu === undefined) throw new Error('drivers: qemu needs the section qemu; docs/lab.md shows one');
   const { openLab } = await import('../../agent/drivers/qemu/open.ts');
-  const { trusted, origins = [], ...rest } = qemu;
+  const { trusted, attestation, origins = [], ...rest } = qemu;
   const settings = {
     ...rest,
-    trustedImage: { kernel: at(trusted.kernel), initrd: at(trusted.initrd) },
+    trustedImage: trustedImageAt(trusted, at),
+    ...(attestation === undefined ? {} : { attestation: withAttestationPaths(attestation, at) }),
     originDirectories: origins.map(at),
   };
   return ({ nodes }, context) => openLab(nodes, settings, context);

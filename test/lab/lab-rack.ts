@@ -9,7 +9,6 @@ import { open } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { AgentCore } from '../../agent/core.ts';
 import type { TrustedSide } from '../../agent/drivers/boot/trusted-boot.ts';
 import type { Fabric, Power } from '../../agent/drivers/port.ts';
 import { type LabBmcs, startLabBmcs } from '../../agent/drivers/qemu/bmcs.ts';
@@ -21,23 +20,13 @@ import { openQemuRack, type QemuRack, type QemuRackOptions } from '../../agent/d
 import { diskSerial } from '../../agent/drivers/qemu/shape.ts';
 import { MemoryLog } from '../../agent/log.ts';
 import { freshRow, type Row } from '../../agent/row.ts';
-import type { Environment, Instruction, NodeObservation } from '../../controller/api/protocol.generated.ts';
-import { systemClock as clock, sleep } from '../../controller/runtime/clock.ts';
+import type { Environment, NodeObservation } from '../../controller/api/protocol.generated.ts';
+import { systemClock as clock } from '../../controller/runtime/clock.ts';
 import { systemRandom as random } from '../../controller/runtime/random.ts';
 import type { TestStep } from '../support/agent-room.ts';
+import { RackAgent, until } from './rack-agent.ts';
 
-/** Waits for a condition, not for a time. @throws with what was waited for */
-export async function until(
-  what: string,
-  condition: () => boolean | Promise<boolean>,
-  limitMs = 60_000,
-): Promise<void> {
-  const end = clock.monotonic() + limitMs;
-  while (!(await condition())) {
-    if (clock.monotonic() > end) throw new Error(`not within ${limitMs} ms: ${what}`);
-    await sleep(clock, 20);
-  }
-}
+export { until };
 
 /** nbdkit, an NBD server of others, in place of the rack's own: can be killed and started again. */
 export class NbdkitExporter implements LabExporter {
@@ -116,7 +105,7 @@ function obedientFabric(domains: Map<string, string>, changed: (node: string) =>
 }
 
 const nobodyTrusted: TrustedSide = {
-  begin: () => ({ bootId: '', kernelArguments: [] }),
+  begin: () => ({ bootId: '', script: '' }),
   end: () => {},
   read: () => ({ up: false, nonce: '', wiped: [], checked: false }),
   attest: () => Promise.reject(new Error('no trusted image')),
@@ -142,10 +131,10 @@ export class LabRack {
   readonly #options: LabRackOptions;
   bmcs: LabBmcs['bmcs'] = new Map();
   #rack: QemuRack | undefined;
-  #core: AgentCore | undefined;
+  #agent: RackAgent | undefined;
   /** Of the stand-in for a fabric: switches remember. */
   readonly #domains = new Map<string, string>();
-  #operations = 0;
+  readonly #operations = { count: 0 };
 
   constructor(options: LabRackOptions = {}) {
     this.#options = options;
@@ -182,7 +171,7 @@ export class LabRack {
     });
     const { drivers } = this.#rack;
     const { nodes, log } = this;
-    this.#core = new AgentCore({ name: 'rack-0', version: 'test', nodes, drivers, log, clock, random, onError });
+    this.#agent = new RackAgent({ nodes, drivers, log, onError }, this.#operations);
   }
 
   async #power(
@@ -198,12 +187,12 @@ export class LabRack {
 
   /** As when its process is killed: the machines go on. */
   async killAgent(): Promise<void> {
-    this.#core?.close();
+    this.#agent?.close();
     await this.#rack?.close();
   }
 
   async close(): Promise<void> {
-    this.#core?.close();
+    this.#agent?.close();
     await this.#rack?.remove();
     if (this.exporter instanceof NbdkitExporter) await this.exporter.kill();
     rmSync(this.directory, { recursive: true, force: true });
@@ -245,30 +234,22 @@ export class LabRack {
     return readFileSync(join(this.machine(node).spec.directory, `${name}.raw`));
   }
 
+  get agent(): RackAgent {
+    if (this.#agent === undefined) throw new Error('the rack is not open');
+    return this.#agent;
+  }
+
   seen(node = 'n0'): NodeObservation {
-    const seen = this.#core?.observation(node);
-    if (seen === undefined) throw new Error(`${node} was never observed`);
-    return seen.node;
+    return this.agent.seen(node);
   }
 
   give(step: TestStep, epoch: number, node = 'n0'): string {
-    const operationId = `op-${++this.#operations}`;
-    const instruction = { operationId, node, epoch, ...step } as Instruction;
-    const [result] = this.#core?.instruct({ term: 1, instructions: [instruction] }).results ?? [];
-    if (result?.result !== 'Accepted') throw new Error(`${step.verb}: ${result?.reason}: ${result?.message}`);
-    return operationId;
+    return this.agent.give(step, epoch, node);
   }
 
   /** Gives the step and waits until it is done. @throws when it fails */
-  async run(step: TestStep, epoch: number, node = 'n0', limitMs = 60_000): Promise<void> {
-    const id = this.give(step, epoch, node);
-    await until(
-      `${step.verb} on ${node}`,
-      () => this.seen(node).operation?.id === id && this.seen(node).operation?.status !== 'Running',
-      limitMs,
-    );
-    const { operation } = this.seen(node);
-    if (operation?.status !== 'Done') throw new Error(`${step.verb}: ${JSON.stringify(operation)}`);
+  run(step: TestStep, epoch: number, node = 'n0', limitMs = 60_000): Promise<void> {
+    return this.agent.run(step, epoch, node, limitMs);
   }
 }
 

@@ -16,9 +16,10 @@ const programs: readonly (readonly [program: string, packageName: string])[] = [
 const isThere = (program: string): boolean =>
   (spawnSync(program, ['--version']).error as NodeJS.ErrnoException | undefined)?.code !== 'ENOENT';
 
-/** Options for `test`: skipped loudly where something is missing, an error with CI=true. */
-export function labOptions(timeoutSeconds: number): TestOptions {
-  const missing = programs.filter(([program]) => !isThere(program)).map(([, name]) => name);
+/** Options for `test`: skipped loudly where something is missing, an error with CI=true. @param more programs of packages of their name */
+export function labOptions(timeoutSeconds: number, ...more: readonly string[]): TestOptions {
+  const all = [...programs, ...more.map((program) => [program, program] as const)];
+  const missing = all.filter(([program]) => !isThere(program)).map(([, name]) => name);
   const isRoot = process.getuid?.() === 0;
   const remedy = [
     ...(missing.length > 0 ? [`install ${missing.join(', ')}`] : []),

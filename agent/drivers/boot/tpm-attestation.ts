@@ -1,30 +1,123 @@
 /**
  * Attestation of a trusted boot by the machine's TPM, carried by the trusted image.
  *
- * Invariant: a nonce is noted as attested only after the machine's quote and event log were judged right under its enrolment.
+ * Invariants:
+ * 1. A nonce is noted as attested only after the machine's quote and event log were judged right under its enrolment.
+ * 2. A node is enrolled only in a boot that is itself judged right, so that an image that is not ours enrols nobody; what is taken from the
+ *    machine then is which TPM it has, and which firmware and option ROMs.
+ * 3. The quote is for fresh bytes of the agent's own besides the nonce: one that was given before is never right again.
  */
 import { createHash } from 'node:crypto';
-import { type Enrolment, type EnrolOptions, enrol, gather, judge } from '../../attestation/attest.ts';
-import type { BootPolicy } from '../../attestation/policy.ts';
+import {
+  type Enrolment,
+  type EnrolOptions,
+  endorsementFingerprint,
+  enrol,
+  gather,
+  verifiedLog,
+} from '../../attestation/attest.ts';
+import type { EventLog } from '../../attestation/event-log.ts';
+import { type BootPolicy, notableEvents, policyFaults } from '../../attestation/policy.ts';
+import type { ReferenceValues } from '../../attestation/reference.ts';
+import type { Enrolments, KeptEnrolment } from './enrolments.ts';
 import type { TrustedBoots } from './trusted.ts';
 
-/** At the commissioning of the node, in a trusted boot. Rejects with what is wrong. */
-export function enrolNode(boots: TrustedBoots, node: string, options: EnrolOptions): Promise<Enrolment> {
-  return enrol((command) => boots.tpm(node, command), options);
+/** What is asked of the rack's side of the trusted image. */
+type Carriers = Pick<TrustedBoots, 'tpm' | 'eventLog' | 'facts' | 'attested'>;
+
+export interface TpmAttestationOptions extends EnrolOptions {
+  readonly enrolments: Enrolments;
+  /** Command: a node is enrolled where a person permitted it. FirstUse: also one that never was, at its first trusted boot. */
+  readonly enrolment: 'Command' | 'FirstUse';
+  /** Of the images that are trusted now, the one that is served first. Rejects when they cannot be read. */
+  readonly references: () => Promise<readonly ReferenceValues[]>;
+  /** ISO 8601. */
+  readonly now: () => string;
 }
 
-/** @param nonce any text; its SHA-256 is what the TPM signs. Rejects with what is wrong; the boot is then not attested. */
-export async function attestByTpm(
-  boots: TrustedBoots,
+/** What a boot in this log may hold. */
+function policyFor(
+  { applications, initrd }: ReferenceValues,
+  commandLine: string,
+  { firmware, others }: Pick<KeptEnrolment, 'firmware' | 'others'>,
+): BootPolicy {
+  return { applications, initrd, commandLine, firmware, others };
+}
+
+/** @throws Error for people with what differs from the image that it differs least from */
+function judgeBoot(
+  log: EventLog,
+  references: readonly ReferenceValues[],
+  commandLine: string,
+  machine: Pick<KeptEnrolment, 'firmware' | 'others'>,
+): void {
+  const judged = references.map((reference) => ({
+    name: reference.name,
+    faults: policyFaults(log, policyFor(reference, commandLine, machine)),
+  }));
+  const [nearest] = judged.sort((a, b) => a.faults.length - b.faults.length);
+  if (nearest === undefined) throw new Error('no reference values of a trusted image are there');
+  if (nearest.faults.length === 0) return;
+  throw new Error(`what was measured is not the trusted image ${nearest.name}: ${nearest.faults.join('; ')}`);
+}
+
+/** Enrols the TPM, in a boot that is right by everything but the firmware and option ROMs that it has. */
+async function enrolNow(
+  boots: Carriers,
   node: string,
-  { nonce, enrolment, policy }: { nonce: string; enrolment: Enrolment; policy: BootPolicy },
-): Promise<void> {
-  const qualifying = createHash('sha256').update(nonce).digest();
+  commandLine: string,
+  options: TpmAttestationOptions,
+): Promise<KeptEnrolment> {
+  const permission = options.enrolments.permission(node);
+  const found: Enrolment = await enrol((command) => boots.tpm(node, command), options);
+  const fingerprint = endorsementFingerprint(found);
+  if (permission?.endorsement !== undefined && permission.endorsement !== fingerprint)
+    throw new Error(`the TPM has the endorsement key ${fingerprint}, and ${permission.endorsement} was permitted`);
+  const log = await quotedLog(boots, node, found, options.freshBytes(32));
+  const digests = (pcr: number): string[] => [
+    ...new Set(notableEvents(log, pcr).map(({ digest }) => digest.toString('hex'))),
+  ];
+  const kept = { ...found, at: options.now(), firmware: digests(0), others: digests(2) };
+  judgeBoot(log, await options.references(), commandLine, kept);
+  return kept;
+}
+
+async function quotedLog(boots: Carriers, node: string, enrolment: Enrolment, fresh: Buffer): Promise<EventLog> {
   const evidence = await gather(
     (command) => boots.tpm(node, command),
     () => boots.eventLog(node),
-    qualifying,
+    fresh,
   );
-  judge(evidence, enrolment, qualifying, policy);
+  return verifiedLog(evidence, enrolment, fresh);
+}
+
+function enrolmentOf(node: string, { enrolments, enrolment }: TpmAttestationOptions): KeptEnrolment | undefined {
+  const kept = enrolments.read(node);
+  if (enrolments.permission(node) !== undefined) return undefined;
+  if (kept !== undefined) return kept;
+  if (enrolment === 'FirstUse') return undefined;
+  throw new Error(
+    `the TPM of ${node} is not enrolled: look at the machine, then run "bitvisor-operator agent enrol --config FILE ${node}"`,
+  );
+}
+
+/** @param commandLine of this boot, as the kernel was given it. Rejects with what is wrong; the boot is then not attested. */
+export async function attestByTpm(
+  boots: Carriers,
+  node: string,
+  { nonce, commandLine }: { readonly nonce: string; readonly commandLine: string },
+  options: TpmAttestationOptions,
+): Promise<void> {
+  if (boots.facts(node)?.hasTpm !== true)
+    throw new Error(
+      'the machine has no TPM 2.0 that its kernel sees: switch it on in the firmware, or attest by token',
+    );
+  const kept = enrolmentOf(node, options);
+  if (kept === undefined) options.enrolments.keep(node, await enrolNow(boots, node, commandLine, options));
+  const enrolment = kept ?? options.enrolments.read(node);
+  if (enrolment === undefined) throw new Error('the enrolment was not kept');
+  const qualifying = createHash('sha256').update(nonce).update(options.freshBytes(32)).digest();
+  const log = await quotedLog(boots, node, enrolment, qualifying);
+  judgeBoot(log, await options.references(), commandLine, enrolment);
   boots.attested(node, nonce);
 }

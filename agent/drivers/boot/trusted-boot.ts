@@ -1,17 +1,33 @@
 /**
- * How a machine gets the trusted image from the boot server: scripts of iPXE, kernel arguments, files.
+ * How a machine gets the trusted image from the boot server: scripts of iPXE, kernel arguments, files; and who judges what it then says.
  *
- * Invariant: a script never ends: a machine that does not boot what it is given asks again, and does not fall through to its disk.
+ * Invariants:
+ * 1. A script never ends: a machine that does not boot what it is given asks again, and does not fall through to its disk.
+ * 2. A node that attests by TPM boots the image in one file, which firmware measures whole; its command line is known before it starts.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Erase, VmmReading } from '../port.ts';
 import type { BootFile } from './boot-server.ts';
+import { attestByTpm, type TpmAttestationOptions } from './tpm-attestation.ts';
 import type { TrustedBoots } from './trusted.ts';
 import type { Baseline } from './trusted-facts.ts';
 
+/** How one machine reaches the boot server. */
+export interface TrustedPlace {
+  /** `http://host:port` of the boot server as this machine reaches it. */
+  readonly server: string;
+  /** MAC address of the control port. */
+  readonly control: string;
+  /** Its address with prefix length; absent: by DHCP. */
+  readonly address?: string;
+  /** More arguments of the kernel, for machines of this kind. */
+  readonly kernelArguments?: readonly string[];
+}
+
 /** The rack's side of the trusted image: who booted it, and what it does. */
 export interface TrustedSide {
-  begin(node: string): { readonly bootId: string; readonly kernelArguments: readonly string[] };
+  /** The boot server hands the trusted image to this node, now. `script` is iPXE's; files are asked for under `bootId`. */
+  begin(node: string, place: TrustedPlace): { readonly bootId: string; readonly script: string };
   end(node: string): void;
   read(node: string): VmmReading['trusted'];
   attest(node: string, nonce: string): Promise<void>;
@@ -20,13 +36,31 @@ export interface TrustedSide {
   handle(request: IncomingMessage, response: ServerResponse): Promise<boolean>;
 }
 
-/** @param baselines by node; of one that is not among them nothing is asked */
-export function trustedSide(boots: TrustedBoots, baselines: ReadonlyMap<string, Baseline>): TrustedSide {
+export interface TrustedSideOptions {
+  /** By node; of one that is not among them nothing is asked. */
+  readonly baselines: ReadonlyMap<string, Baseline>;
+  /** Absent: a boot is attested by its token and the port that it came through. */
+  readonly tpm?: TpmAttestationOptions;
+}
+
+export function trustedSide(boots: TrustedBoots, { baselines, tpm }: TrustedSideOptions): TrustedSide {
+  /** Of the newest boot, by node. */
+  const commandLines = new Map<string, string>();
   return {
-    begin: (node) => boots.begin(node),
+    begin(node, place) {
+      const { bootId, kernelArguments } = boots.begin(node);
+      const own = [...argumentsOf(place), ...kernelArguments];
+      const files = { again: `${place.server}/boot.ipxe`, directory: `${place.server}/boot/${bootId}` };
+      if (tpm === undefined) return { bootId, script: pairScript(files, own) };
+      commandLines.set(node, [unifiedName, ...own].join(' '));
+      return { bootId, script: unifiedScript(files, own) };
+    },
     end: (node) => boots.end(node),
     read: (node) => boots.read(node),
-    attest: (node, nonce) => boots.attest(node, nonce),
+    attest: (node, nonce) =>
+      tpm === undefined
+        ? boots.attest(node, nonce)
+        : attestByTpm(boots, node, { nonce, commandLine: commandLines.get(node) ?? '' }, tpm),
     wipe: (node, erase) => boots.wipe(node, erase),
     check: (node) => boots.check(node, baselines.get(node) ?? {}),
     handle: (request, response) => boots.handle(request, response),
@@ -37,41 +71,61 @@ export function trustedSide(boots: TrustedBoots, baselines: ReadonlyMap<string, 
 export interface TrustedImage {
   readonly kernel: string;
   readonly initrd: string;
+  /** Both in one PE file, for UEFI; what a node that attests by TPM boots. */
+  readonly unified?: string;
 }
+
+export function trustedImageAt({ kernel, initrd, unified }: TrustedImage, at: (path: string) => string): TrustedImage {
+  return { kernel: at(kernel), initrd: at(initrd), ...(unified === undefined ? {} : { unified: at(unified) }) };
+}
+
+/** iPXE begins the command line with it. */
+const unifiedName = 'trusted.efi';
 
 /** For a machine that found nothing to boot. @param server `http://host:port` of the boot server as this machine reaches it */
 export const askAgainScript = (server: string, why: string): string =>
   `echo ${why}\nsleep 3\nchain --replace --autofree ${server}/boot.ipxe\n`;
 
-/** @param control MAC address of the control port. @param address its address with prefix length; absent: by DHCP */
-export function trustedArguments(server: string, control: string, address: string | undefined): string[] {
+function argumentsOf({ server, control, address, kernelArguments = [] }: TrustedPlace): string[] {
   return [
+    ...['console=ttyS0', 'quiet', ...kernelArguments],
     `bitvisor.agent=${server}/trusted`,
     `bitvisor.control=${control}`,
     ...(address === undefined ? [] : [`bitvisor.address=${address}`]),
   ];
 }
 
-/** @param bootId of this start: the files are for it alone */
-export function trustedScript({
-  server,
-  bootId,
-  kernelArguments,
-}: {
-  readonly server: string;
-  readonly bootId: string;
-  readonly kernelArguments: readonly string[];
-}): string {
-  const files = `${server}/boot/${bootId}`;
-  return [
-    `kernel ${files}/kernel initrd=initrd console=ttyS0 quiet ${kernelArguments.join(' ')}`,
-    `initrd --name initrd ${files}/initrd`,
-    'boot',
-    '',
-  ].join('\n');
+interface ScriptFiles {
+  /** URL of the script that is asked for when this one did not do. */
+  readonly again: string;
+  /** Of this start: the files are for it alone. */
+  readonly directory: string;
 }
 
-export function trustedFile({ kernel, initrd }: TrustedImage, name: string): BootFile | undefined {
-  const path = name === 'kernel' ? kernel : name === 'initrd' ? initrd : undefined;
+const script = (lines: readonly string[], { again }: ScriptFiles): string =>
+  [
+    ...lines.map((line) => `${line} || goto again`),
+    ':again',
+    'imgfree',
+    'sleep 3',
+    `chain --replace --autofree ${again}`,
+    '',
+  ].join('\n');
+
+const pairScript = (files: ScriptFiles, own: readonly string[]): string =>
+  script(
+    [
+      `kernel ${files.directory}/kernel initrd=initrd ${own.join(' ')}`,
+      `initrd --name initrd ${files.directory}/initrd`,
+      'boot',
+    ],
+    files,
+  );
+
+const unifiedScript = (files: ScriptFiles, own: readonly string[]): string =>
+  script([`kernel ${files.directory}/${unifiedName} ${own.join(' ')}`, 'boot'], files);
+
+export function trustedFile({ kernel, initrd, unified }: TrustedImage, name: string): BootFile | undefined {
+  const path = name === 'kernel' ? kernel : name === 'initrd' ? initrd : name === unifiedName ? unified : undefined;
   return path === undefined ? undefined : { path };
 }

@@ -18,13 +18,7 @@ import type { Clock } from '../../../controller/runtime/clock.ts';
 import type { BootAnswer, BootFile, BootHandler } from '../boot/boot-server.ts';
 import { readJsonFile, writeJsonFile } from '../boot/files.ts';
 import { plannedWrites } from '../boot/planned-writes.ts';
-import {
-  askAgainScript,
-  type TrustedSide,
-  trustedArguments,
-  trustedFile,
-  trustedScript,
-} from '../boot/trusted-boot.ts';
+import { askAgainScript, type TrustedSide, trustedFile } from '../boot/trusted-boot.ts';
 import type { VmmHand } from '../boot/vmm-hands.ts';
 import type { Change, VmmPlan, VmmReading } from '../port.ts';
 import { encodeBootRecord } from '../vmm-channel/boot-record.ts';
@@ -142,11 +136,14 @@ export class HardwareNode implements BootHandler, VmmHand {
 
   #startTrusted(): BootAnswer {
     const { trusted, name, server, control } = this.#options;
-    const { bootId, kernelArguments } = trusted.begin(name);
+    const { mac, address } = control;
+    const { bootId, script } = trusted.begin(name, {
+      ...{ server, control: mac },
+      ...(address === undefined ? {} : { address }),
+    });
     this.#trustedBootId = bootId;
     this.#keep({ boot: { kind: 'Trusted' } });
-    const own = trustedArguments(server, control.mac, control.address);
-    return { script: trustedScript({ server, bootId, kernelArguments: [...own, ...kernelArguments] }) };
+    return { script };
   }
 
   async #startVmm(): Promise<BootAnswer> {

@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
 import { RackExporter } from '../../image/exporter.ts';
+import { openTpmAttestation } from '../boot/attestation-settings.ts';
 import { type BootServer, startBootServer } from '../boot/boot-server.ts';
 import { dnsmasqConfig } from '../boot/dnsmasq.ts';
 import { RackImages } from '../boot/images.ts';
@@ -261,13 +262,14 @@ class HardwareRack {
       onChange: (node) => hands.get(node)?.channelChanged(),
       mayPlan: (node) => hands.get(node)?.mayPlan() === true,
     });
-    const trusted = trustedSide(
-      new TrustedBoots({ clock, random, onChange: changed }),
-      this.#byNode(({ class: kind = '', disks }) => ({
+    const { attestation, boot } = this.#settings;
+    const trusted = trustedSide(new TrustedBoots({ clock, random, onChange: changed }), {
+      baselines: this.#byNode(({ class: kind = '', disks }) => ({
         ...this.#settings.classes?.[kind],
         ...(disks === undefined ? {} : { disks }),
       })),
-    );
+      ...(attestation === undefined ? {} : { tpm: openTpmAttestation(attestation, boot.trusted, this.#context) }),
+    });
     const parts: Parts = { power, fabric, images, source, channels, trusted, changed: (node) => this.#listener(node) };
     for (const node of this.#nodes) {
       const hand = this.#hand(node, parts);
@@ -277,7 +279,10 @@ class HardwareRack {
     await this.#serve(hands, channels);
     return {
       ...{ power, fabric, images, vmm: vmmOf(hands) },
-      capabilities: ['format:Raw', 'erase:Quick', 'erase:Full', 'hardware'],
+      capabilities: [
+        ...['format:Raw', 'erase:Quick', 'erase:Full', 'hardware'],
+        ...(attestation === undefined ? [] : ['attestation:Tpm']),
+      ],
       onChange: (told) => {
         this.#listener = told;
       },

@@ -1,4 +1,6 @@
 /** Paths of the configuration, made absolute: pure. */
+import { withAttestationPaths } from '../boot/attestation-settings.ts';
+import { trustedImageAt } from '../boot/trusted-boot.ts';
 import type { HardwareNodeSettings, HardwareSettings } from './settings.ts';
 
 type At = (path: string) => string;
@@ -22,18 +24,19 @@ function inHttp(http: NonNullable<HardwareSettings['fabric']['http']>, at: At): 
 
 /** A fabric's command is left as it is: it is found as a shell finds it. */
 export function withPaths(settings: HardwareSettings, at: At): HardwareSettings {
-  const { bmc, fabric, images, boot, nodes } = settings;
+  const { attestation, bmc, fabric, images, boot, nodes } = settings;
   const { dnsmasq } = boot;
   const firmware = dnsmasq?.firmware;
   return {
     ...settings,
     ...(bmc === undefined ? {} : { bmc: inBmc(bmc, at) }),
+    ...(attestation === undefined ? {} : { attestation: withAttestationPaths(attestation, at) }),
     fabric: { ...fabric, ...(fabric.http === undefined ? {} : { http: inHttp(fabric.http, at) }) },
     images: { ...images, directories: (images.directories ?? []).map(at) },
     boot: {
       ...boot,
       vmm: { ...boot.vmm, directory: at(boot.vmm.directory) },
-      trusted: { kernel: at(boot.trusted.kernel), initrd: at(boot.trusted.initrd) },
+      trusted: trustedImageAt(boot.trusted, at),
       ...(dnsmasq === undefined || firmware === undefined
         ? {}
         : { dnsmasq: { ...dnsmasq, firmware: { ...firmware, root: at(firmware.root) } } }),

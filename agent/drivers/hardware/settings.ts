@@ -6,7 +6,9 @@
  * 2. A request to the boot server names one node: by the agent's address that it came to, and where nodes share one, by its own.
  */
 import { isIPv4 } from 'node:net';
+import { type AttestationSettings, attestationSchema } from '../boot/attestation-settings.ts';
 import type { DhcpSegment } from '../boot/dnsmasq.ts';
+import type { TrustedImage } from '../boot/trusted-boot.ts';
 import type { BridgePort, DhcpServer, Gateway } from '../fabric/layout.ts';
 
 export interface HardwarePort {
@@ -83,12 +85,14 @@ export interface HardwareSettings {
     readonly port: number;
     readonly channelPort: number;
     readonly vmm: { readonly directory: string; readonly bios: string; readonly uefi: string };
-    readonly trusted: { readonly kernel: string; readonly initrd: string };
+    readonly trusted: TrustedImage;
     readonly dnsmasq?: {
       readonly firmware?: { readonly root: string; readonly bios: string; readonly uefi: string };
       readonly data?: DhcpSegment;
     };
   };
+  /** How trusted boots are attested; absent: by their token and port. */
+  readonly attestation?: AttestationSettings;
   /** What a node of the class must have at its check. */
   readonly classes?: Readonly<Record<string, { readonly cores?: number; readonly minMemoryBytes?: number }>>;
   readonly nodes: Readonly<Record<string, HardwareNodeSettings>>;
@@ -134,7 +138,7 @@ export const hardwareSchema = closed(['fabric', 'images', 'boot', 'nodes'], {
   boot: closed(['port', 'channelPort', 'vmm', 'trusted'], {
     ...{ port: tcpPort, channelPort: tcpPort },
     vmm: closed(['directory', 'bios', 'uefi'], { directory: text, bios: fileName, uefi: fileName }),
-    trusted: closed(['kernel', 'initrd'], { kernel: text, initrd: text }),
+    trusted: closed(['kernel', 'initrd'], { kernel: text, initrd: text, unified: text }),
     dnsmasq: closed([], {
       firmware: closed(['root', 'bios', 'uefi'], { root: text, bios: fileName, uefi: fileName }),
       data: closed(['interface', 'network', 'netmask', 'hosts'], {
@@ -143,6 +147,7 @@ export const hardwareSchema = closed(['fabric', 'images', 'boot', 'nodes'], {
       }),
     }),
   }),
+  attestation: attestationSchema,
   classes: map(closed([], { cores: { type: 'integer', minimum: 1 }, minMemoryBytes: bytes })),
   nodes: map(
     closed(['bmc', 'ports', 'control'], {

@@ -14,14 +14,7 @@ import type { Failure, NodeObservation } from '../../../controller/api/protocol.
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import type { BootAnswer, BootFile, BootHandler } from '../boot/boot-server.ts';
 import { readJsonFile, writeJsonFile } from '../boot/files.ts';
-import {
-  askAgainScript,
-  type TrustedImage,
-  type TrustedSide,
-  trustedArguments,
-  trustedFile,
-  trustedScript,
-} from '../boot/trusted-boot.ts';
+import { askAgainScript, type TrustedImage, type TrustedSide, trustedFile } from '../boot/trusted-boot.ts';
 import type { Change, Serving, VmmPlan, VmmReading } from '../port.ts';
 import { Attendant } from './attendant.ts';
 import type { QemuMachine } from './machine.ts';
@@ -187,22 +180,17 @@ export class BootedNode implements BootHandler {
   async #startTrusted(): Promise<BootAnswer> {
     const { machine, trusted } = this.#options;
     for (const disk of machine.spec.shape.disks) await this.mediator.openPlain(disk.name);
-    const { bootId, kernelArguments } = trusted.begin(machine.spec.name);
+    const { name, index } = machine.spec;
+    const { bootId, script } = trusted.begin(name, {
+      server: this.#server,
+      control: macAddress(index, 'Control'),
+      address: `${controlPortAddress(index)}/24`,
+      // QEMU without KVM on a busy host looks to the kernel as if its timer did not work.
+      kernelArguments: ['no_timer_check'],
+    });
     this.#trustedBootId = bootId;
     this.#keep({ boot: { kind: 'Trusted', bootId: machine.bootId } });
-    const { index } = machine.spec;
-    return {
-      script: trustedScript({
-        server: this.#server,
-        bootId,
-        kernelArguments: [
-          ...trustedArguments(this.#server, macAddress(index, 'Control'), `${controlPortAddress(index)}/24`),
-          // QEMU without KVM on a busy host looks to the kernel as if its timer did not work.
-          'no_timer_check',
-          ...kernelArguments,
-        ],
-      }),
-    };
+    return { script };
   }
 
   /** @returns undefined when it cannot be, and why is in `#failure` */

@@ -38,8 +38,8 @@ export interface MachineOptions {
   readonly spec: MachineSpec;
   readonly clock: Clock;
   readonly random: Random;
-  /** More of QEMU's arguments, such as another firmware or a TPM. */
-  readonly extraArguments?: readonly string[];
+  /** More of QEMU's arguments for the start that begins now, such as another firmware or a TPM; what they name is ready then. */
+  readonly moreArguments?: () => Promise<readonly string[]>;
   readonly onError: (error: unknown) => void;
 }
 
@@ -186,11 +186,12 @@ export class QemuMachine implements BmcMachine {
       override: override.enabled === 'Once' ? noOverride : override,
     });
     rmSync(this.#pidPath, { force: true });
+    const more = (await this.#options.moreArguments?.()) ?? [];
     // The socket of a process that was killed stays; QEMU replaces it by itself.
     await run('ip', [
       ...['netns', 'exec', this.spec.netns, 'nice', '-n', '5', 'qemu-system-x86_64'],
       ...this.#arguments(bootedFrom),
-      ...(this.#options.extraArguments ?? []),
+      ...more,
     ]);
     this.#pid = livePid(this.#pidPath, this.spec.runDirectory);
     if (this.#pid === undefined) throw new Error(`${this.spec.name}: QEMU ended at once`);

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
 import { RackExporter } from '../../image/exporter.ts';
+import { type AttestationSettings, openTpmAttestation } from '../boot/attestation-settings.ts';
 import { TrustedBoots } from '../boot/trusted.ts';
 import { type TrustedImage, trustedSide } from '../boot/trusted-boot.ts';
 import type { Baseline } from '../boot/trusted-facts.ts';
@@ -18,10 +19,12 @@ import type { Drivers } from '../port.ts';
 import { type LabBmcs, startLabBmcs } from './bmcs.ts';
 import { bootPort, controlAddress, controlPortAddress, dataAddress, dataGateway, tapName } from './network.ts';
 import { openQemuRack, type QemuRack } from './rack.ts';
-import { diskSerial, type MachineShape, type MachineSpec, macAddress, portName } from './shape.ts';
+import { defaultShape, diskSerial, type MachineShape, type MachineSpec, macAddress, portName } from './shape.ts';
 
 export interface LabSettings {
   readonly trustedImage: TrustedImage;
+  /** Machines have a TPM, boot the trusted image by UEFI, and are attested by a quote; absent: by the token of the boot. */
+  readonly attestation?: AttestationSettings;
   /** Directories whose files environments may name; none when absent. */
   readonly originDirectories?: readonly string[];
   /** Bytes a second that the rack's image server sends to all machines together. */
@@ -52,6 +55,8 @@ export interface OpenedLab {
 
 const mebi = 2 ** 20;
 const kernelKeepsShare = 0.35;
+/** UEFI firmware takes more than plain firmware leaves. */
+const shapeWithTpm: MachineShape = { ...defaultShape, memoryMiB: 256 };
 
 function layoutOf(specs: readonly MachineSpec[]): BridgeLayout {
   const ports = ({ index }: MachineSpec): BridgePort[] => [
@@ -95,6 +100,7 @@ export async function openLab(
   { directory, clock, random, onError }: LabContext,
 ): Promise<OpenedLab> {
   mkdirSync(directory, { recursive: true });
+  const { attestation, trustedImage } = settings;
   const exporter = await RackExporter.start({
     directory: join(directory, 'cache'),
     listen: { socketPath: join(directory, 'images.sock') },
@@ -109,13 +115,15 @@ export async function openLab(
   try {
     const rack = await openQemuRack({
       ...{ nodes, directory, runDirectory: tmpdir(), clock, random, onError, exporter },
-      ...(settings.shape === undefined ? {} : { shape: settings.shape }),
-      trustedImage: settings.trustedImage,
+      ...{ shape: settings.shape ?? (attestation === undefined ? defaultShape : shapeWithTpm) },
+      ...{ trustedImage, hasTpms: attestation !== undefined },
       trusted: (specs, onChange) =>
-        trustedSide(
-          new TrustedBoots({ clock, random, onChange }),
-          new Map(specs.map((spec) => [spec.name, baselineOf(spec)])),
-        ),
+        trustedSide(new TrustedBoots({ clock, random, onChange }), {
+          baselines: new Map(specs.map((spec) => [spec.name, baselineOf(spec)])),
+          ...(attestation === undefined
+            ? {}
+            : { tpm: openTpmAttestation(attestation, trustedImage, { directory, clock, random }) }),
+        }),
       async power(machines, changed) {
         bmcs = await startLabBmcs(machines, { directory, clock, random, changed, onError });
         return { ...bmcs.power, close: () => bmcs?.close() };

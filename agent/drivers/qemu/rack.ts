@@ -14,9 +14,10 @@ import { type BootServer, startBootServer } from '../boot/boot-server.ts';
 import { type Exporter, RackImages } from '../boot/images.ts';
 import type { TrustedImage, TrustedSide } from '../boot/trusted-boot.ts';
 import { vmmOf } from '../boot/vmm-hands.ts';
-import type { Drivers, Fabric, Power } from '../port.ts';
+import type { Drivers, Fabric, Power, Serving } from '../port.ts';
 import { BootedNode } from './booted.ts';
 import { QemuMachine } from './machine.ts';
+import { measuredArguments } from './measured.ts';
 import { RackNetwork } from './network.ts';
 import { defaultShape, type MachineShape, type MachineSpec } from './shape.ts';
 
@@ -36,6 +37,8 @@ export interface QemuRackOptions {
   readonly shape?: MachineShape;
   readonly exporter: LabExporter;
   readonly trustedImage: TrustedImage;
+  /** Machines have a TPM, and boot the trusted image by UEFI; else they have plain firmware. */
+  readonly hasTpms?: boolean;
   readonly trusted: (specs: readonly MachineSpec[], changed: (node: string) => void) => TrustedSide;
   readonly clock: Clock;
   readonly random: Random;
@@ -67,6 +70,15 @@ export function namesOf(directory: string, runBase: string): { readonly netns: s
   return { netns: name, runDirectory: join(runBase, name) };
 }
 
+function machineOf(
+  spec: MachineSpec,
+  { hasTpms, clock, random, onError }: QemuRackOptions,
+  serving: () => Serving,
+): QemuMachine {
+  const moreArguments = (): Promise<string[]> => measuredArguments(spec, { isUefi: serving() === 'Trusted', clock });
+  return new QemuMachine({ spec, clock, random, onError, ...(hasTpms === true ? { moreArguments } : {}) });
+}
+
 export async function openQemuRack(options: QemuRackOptions): Promise<QemuRack> {
   const { directory, clock, random, onError, exporter, trustedImage, shape = defaultShape } = options;
   const { netns, runDirectory } = namesOf(directory, options.runDirectory);
@@ -84,11 +96,11 @@ export async function openQemuRack(options: QemuRackOptions): Promise<QemuRack> 
   await network.ensure();
   let listener: (node: string) => void = () => {};
   const changed = (node: string): void => listener(node);
-  const machines = new Map(specs.map((spec) => [spec.name, new QemuMachine({ spec, clock, random, onError })]));
   const images = new RackImages({
     nodes: new Map(specs.map((spec) => [spec.name, spec])),
     ...{ exporter, clock, random, changed, onError },
   });
+  const machines = new Map(specs.map((spec) => [spec.name, machineOf(spec, options, () => images.serving(spec.name))]));
   const trusted = options.trusted(specs, changed);
   const booted = new Map(
     [...machines].map(([node, machine]) => [
@@ -127,7 +139,10 @@ export async function openQemuRack(options: QemuRackOptions): Promise<QemuRack> 
     ...{ netns, machines, booted, close },
     drivers: {
       ...{ power, fabric, images, vmm: vmmOf(booted) },
-      capabilities: ['format:Raw', 'erase:Quick', 'erase:Full', 'qemu'],
+      capabilities: [
+        ...['format:Raw', 'erase:Quick', 'erase:Full', 'qemu'],
+        ...(options.hasTpms === true ? ['attestation:Tpm'] : []),
+      ],
       onChange(told) {
         listener = told;
       },

@@ -8,8 +8,9 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { copyFile, mkdir, mkdtemp, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
+import { referenceOf, referenceSuffix } from '../../../attestation/reference.ts';
 import { type LinuxEnvironment, linuxImageBytes, makeLinuxImage } from './linux-image.ts';
 import { otherImage } from './other-image.ts';
 import { kernelPackage, unpackPackages } from './packages.ts';
@@ -31,8 +32,16 @@ export interface LabImages {
   readonly beta: LabImage;
   /** With the sum that it reports when it has read itself whole. */
   readonly other: LabImage & { readonly sum: string };
-  /** Paths of a kernel and an initramfs to boot over the network, and of both in one file for UEFI (unified-kernel.ts). */
-  readonly trusted: { readonly kernel: string; readonly initrd: string; readonly unified: string };
+  readonly trusted: BuiltTrustedImage;
+}
+
+/** Paths of a kernel and an initramfs to boot over the network, and of both in one file for UEFI (unified-kernel.ts). */
+export interface BuiltTrustedImage {
+  readonly kernel: string;
+  readonly initrd: string;
+  readonly unified: string;
+  /** Reference values of `unified`, beside it. */
+  readonly reference: string;
 }
 
 export interface BuildOptions {
@@ -77,22 +86,33 @@ export async function buildLabImages(directory: string, options: BuildOptions = 
   if (alpha === undefined || beta === undefined) throw new Error('no environments');
   const { image, sum } = otherImage(otherBytes);
   const other = await cached(directory, 'other', '.raw', [image], (path) => writeFile(path, image));
-  const initrd = await cached(directory, 'trusted', '.initrd', [sources.key], async (path) =>
-    writeFile(path, await makeTrustedInitrd(sources)),
-  );
-  const kernel = await cached(directory, 'trusted', '.vmlinuz', [sources.key], (path) =>
-    copyFile(sources.kernel, path),
-  );
-  const unified = await cached(directory, 'trusted', '.efi', [sources.key], async (path) => {
-    const parts = { osRelease, kernel: await readFile(kernel), initrd: await readFile(initrd) };
-    await writeFile(path, unifiedKernel(await readFile(sources.stub), parts));
-  });
   return {
     alpha: await linux(alpha),
     beta: await linux(beta),
     other: { ...(await labImage('other', other)), sum },
-    trusted: { kernel, initrd, unified },
+    trusted: await trustedImageOf(directory, sources),
   };
+}
+
+/** The trusted image alone; as `buildLabImages`. */
+export async function buildTrustedImage(directory: string): Promise<BuiltTrustedImage> {
+  await mkdir(directory, { recursive: true });
+  return trustedImageOf(directory, await sourcesOf(directory));
+}
+
+async function trustedImageOf(directory: string, sources: Sources): Promise<BuiltTrustedImage> {
+  const part = (suffix: string, make: (path: string) => Promise<void>): Promise<string> =>
+    cached(directory, 'trusted', suffix, [sources.key], make);
+  const initrd = await part('.initrd', async (path) => writeFile(path, await makeTrustedInitrd(sources)));
+  const kernel = await part('.vmlinuz', (path) => copyFile(sources.kernel, path));
+  const unified = await part('.efi', async (path) => {
+    const parts = { osRelease, kernel: await readFile(kernel), initrd: await readFile(initrd) };
+    await writeFile(path, unifiedKernel(await readFile(sources.stub), parts));
+  });
+  const reference = await part(`.efi${referenceSuffix}`, async (path) =>
+    writeFile(path, JSON.stringify(referenceOf(await readFile(unified), basename(unified)))),
+  );
+  return { kernel, initrd, unified, reference };
 }
 
 /** The image with patterned bytes behind its end; the partitions stay as they are. */

@@ -1,0 +1,154 @@
+/** Who is enrolled and when, and what rotation of an image and an update of firmware come to: against a software TPM with made-up boots. */
+import assert from 'node:assert/strict';
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { endorsementFingerprint } from '../../agent/attestation/attest.ts';
+import { parseReference, type ReferenceValues, referenceOf } from '../../agent/attestation/reference.ts';
+import { Enrolments } from '../../agent/drivers/boot/enrolments.ts';
+import { attestByTpm, type TpmAttestationOptions } from '../../agent/drivers/boot/tpm-attestation.ts';
+import type { Facts } from '../../agent/drivers/boot/trusted-facts.ts';
+import { unifiedKernel } from '../../agent/drivers/qemu/images/unified-kernel.ts';
+import { needs, ownDirectory } from '../lab/one-machine.ts';
+import { directTpm } from '../support/swtpm.ts';
+import { bootEvents, event, eventLog, extendOf, type Measured, policyOf } from './boot.ts';
+
+const swtpm = needs('swtpm');
+const { applications, initrd, commandLine } = policyOf();
+const image: ReferenceValues = { version: 1, name: 'trusted-1.efi', applications, initrd };
+const newer: ReferenceValues = { ...image, name: 'trusted-2.efi', applications: ['ab'.repeat(32), 'cd'.repeat(32)] };
+
+/** A machine that booted once, and the agent's files of it. */
+async function machine(t: TestContext, events: readonly Measured[] = bootEvents()) {
+  const directory = await ownDirectory(t);
+  mkdirSync(join(directory, 'state'));
+  const carry = await directTpm(t, directory);
+  for (const one of events) assert.equal((await carry(extendOf(one))).readUInt32BE(6), 0);
+  const enrolments = new Enrolments(join(directory, 'rack'));
+  const attested: string[] = [];
+  const facts: Facts = { cores: 1, memoryBytes: 1, systemUuid: '', hasTpm: true, disks: [], links: [] };
+  const boots = {
+    tpm: (_node: string, command: Buffer) => carry(command),
+    eventLog: async () => eventLog(events),
+    facts: (): Facts | undefined => facts,
+    attested: (_node: string, nonce: string) => void attested.push(nonce),
+  };
+  const options: TpmAttestationOptions = {
+    ...{ enrolments, enrolment: 'Command', freshBytes: randomBytes, now: () => '2026-01-01T00:00:00Z' },
+    references: async () => [image],
+  };
+  return {
+    ...{ directory, enrolments, attested, boots },
+    attest: (changed: Partial<TpmAttestationOptions> = {}) =>
+      attestByTpm(boots, 'n0', { nonce: 'nonce', commandLine }, { ...options, ...changed }),
+  };
+}
+
+test('nobody is enrolled who was not permitted, and a permission is used once', swtpm, async (t) => {
+  const { attest, enrolments, attested, directory, boots } = await machine(t);
+  await assert.rejects(attest(), /the TPM of n0 is not enrolled: .* agent enrol --config FILE n0/);
+  enrolments.permit('n0', { at: '2026-01-01T00:00:00Z', endorsement: 'ab'.repeat(32) });
+  await assert.rejects(attest(), /has the endorsement key [0-9a-f]{64}, and abab.* was permitted/);
+  assert.deepEqual([attested, enrolments.read('n0')], [[], undefined]);
+  enrolments.permit('n0', { at: '2026-01-01T00:00:00Z' });
+  await attest();
+  const kept = enrolments.read('n0');
+  assert.ok(kept);
+  assert.match(endorsementFingerprint(kept), /^[0-9a-f]{64}$/);
+  assert.equal(enrolments.permission('n0'), undefined);
+  assert.equal(statSync(join(directory, 'rack/n0/tpm.json')).mode & 0o777, 0o600);
+  await attest();
+  assert.deepEqual(attested, ['nonce', 'nonce']);
+  boots.facts = () => undefined;
+  await assert.rejects(attest(), /no TPM 2.0/);
+});
+
+test('at first use a node is enrolled by itself, and then is that machine', swtpm, async (t) => {
+  const first = await machine(t);
+  await first.attest({ enrolment: 'FirstUse' });
+  const second = await machine(t);
+  await assert.rejects(
+    second.attest({ enrolment: 'FirstUse', enrolments: first.enrolments }),
+    /not signed by the attestation key that was enrolled/,
+  );
+  assert.deepEqual(second.attested, []);
+});
+
+test('an image that is not ours enrols nobody', swtpm, async (t) => {
+  const { attest, enrolments } = await machine(t);
+  await assert.rejects(
+    attest({ enrolment: 'FirstUse', references: async () => [newer] }),
+    /not the trusted image trusted-2.efi: something unknown ran before the kernel \(PCR 4, EFI_BOOT_SERVICES_APPLICATION/,
+  );
+  assert.equal(enrolments.read('n0'), undefined);
+});
+
+test('while an image is rotated both are right, and neither once it is taken away', swtpm, async (t) => {
+  const { attest } = await machine(t);
+  await attest({ enrolment: 'FirstUse', references: async () => [newer, image] });
+  await attest({ references: async () => [image, newer] });
+  await assert.rejects(attest({ references: async () => [newer] }), /not the trusted image trusted-2.efi/);
+  await assert.rejects(attest({ references: async () => [] }), /no reference values/);
+});
+
+test('after an update of the firmware a person permits that the node is enrolled again', swtpm, async (t) => {
+  const { attest, enrolments } = await machine(t);
+  await attest({ enrolment: 'FirstUse' });
+  const kept = enrolments.read('n0');
+  assert.ok(kept);
+  enrolments.keep('n0', { ...kept, firmware: [createHash('sha256').update('older').digest('hex')] });
+  await assert.rejects(
+    attest({ enrolment: 'FirstUse' }),
+    /firmware is not as it was commissioned \(PCR 0, EFI_PLATFORM_/,
+  );
+  enrolments.permit('n0', { at: '2026-02-01T00:00:00Z' });
+  await attest();
+  assert.deepEqual(enrolments.read('n0'), kept);
+});
+
+test('what is enrolled with an option ROM counts it, and one more is found', swtpm, async (t) => {
+  const first = await machine(t);
+  await first.attest({ enrolment: 'FirstUse' });
+  const kept = first.enrolments.read('n0');
+  assert.ok(kept);
+  const implant = event(2, 0x8000_0004, 'path', 'implant');
+  const second = await machine(t, [implant, ...bootEvents()]);
+  await second.attest({ enrolment: 'FirstUse' });
+  const own = second.enrolments.read('n0');
+  assert.ok(own);
+  second.enrolments.keep('n0', { ...own, others: kept.others });
+  await assert.rejects(second.attest(), /\(PCR 2, EFI_BOOT_SERVICES_DRIVER, /);
+});
+
+test('reference values are of the sections that are measured, and a file that is none is refused', () => {
+  const stub = Buffer.alloc(2048);
+  stub.write('MZ', 0);
+  stub.writeUInt32LE(64, 0x3c);
+  stub.write('PE\0\0', 64, 'latin1');
+  stub.writeUInt16LE(1, 64 + 6);
+  stub.writeUInt16LE(0xf0, 64 + 20);
+  // One section: its bytes, address, place.
+  for (const [index, value] of [100, 0x1000, 512, 1024].entries()) stub.writeUInt32LE(value, 88 + 0xf0 + 8 + 4 * index);
+  stub.writeUInt16LE(0x20b, 88);
+  stub.writeUInt32LE(512, 88 + 36);
+  stub.writeUInt32LE(1024, 88 + 60);
+  const kernel = Buffer.from(stub);
+  kernel.write('another kernel', 1500);
+  const initrd = Buffer.from('an initramfs');
+  const unified = unifiedKernel(Buffer.from(stub), { osRelease: 'ID=x', kernel, initrd });
+  const reference = referenceOf(unified, 'trusted.efi', [stub]);
+  assert.equal(reference.initrd, createHash('sha256').update(initrd).digest('hex'));
+  assert.equal(reference.applications.length, 3);
+  assert.deepEqual(parseReference(JSON.stringify(reference)), reference);
+  assert.throws(() => referenceOf(stub, 'x'), /not one section \.linux/);
+  for (const [text, reason] of [
+    ['no', /no JSON/],
+    ['null', /version/],
+    [JSON.stringify({ ...reference, version: 2 }), /version/],
+    [JSON.stringify({ ...reference, applications: [initrd.toString('hex')] }), /applications/],
+    [JSON.stringify({ ...reference, initrd: 7 }), /initrd/],
+    [JSON.stringify({ ...reference, name: '' }), /name/],
+  ] as const)
+    assert.throws(() => parseReference(text), reason);
+});

@@ -1,0 +1,80 @@
+/**
+ * A rack of the lab as the program opens it (BMCs, bridge, image cache, trusted image), with its agent in this process.
+ *
+ * Invariant: `close` ends every process and namespace of it, also after a failed test.
+ */
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { QemuMachine } from '../../agent/drivers/qemu/machine.ts';
+import { type LabSettings, type OpenedLab, openLab } from '../../agent/drivers/qemu/open.ts';
+import { diskPath } from '../../agent/drivers/qemu/shape.ts';
+import { MemoryLog } from '../../agent/log.ts';
+import { systemClock as clock } from '../../controller/runtime/clock.ts';
+import { systemRandom as random } from '../../controller/runtime/random.ts';
+import { RackAgent } from './rack-agent.ts';
+
+/** Of a trusted boot by UEFI, on a busy machine without hardware virtualization. */
+export const trustedBootMs = 150_000;
+
+export class WholeLab {
+  readonly directory = mkdtempSync(join(tmpdir(), 'lab-'));
+  readonly nodes: readonly string[];
+  readonly log = new MemoryLog('store-1');
+  readonly errors: unknown[] = [];
+  readonly #operations = { count: 0 };
+  #opened: OpenedLab | undefined;
+  #agent: RackAgent | undefined;
+
+  constructor(nodes: readonly string[] = ['n0']) {
+    this.nodes = nodes;
+    mkdirSync(this.rackDirectory);
+  }
+
+  get rackDirectory(): string {
+    return join(this.directory, 'rack');
+  }
+
+  /** Machines that ran before an agent was killed are taken up again. */
+  async open(settings: LabSettings): Promise<void> {
+    const onError = (error: unknown): void => void this.errors.push(error);
+    this.#opened = await openLab(this.nodes, settings, { directory: this.rackDirectory, clock, random, onError });
+    const { drivers } = this.#opened;
+    this.#agent = new RackAgent({ nodes: this.nodes, drivers, log: this.log, onError }, this.#operations);
+  }
+
+  get agent(): RackAgent {
+    if (this.#agent === undefined) throw new Error('the lab is not open');
+    return this.#agent;
+  }
+
+  machine(node = 'n0'): QemuMachine {
+    return this.#opened?.rack.machines.get(node) as QemuMachine;
+  }
+
+  disk(name = 'sda', node = 'n0'): Buffer {
+    return readFileSync(diskPath(this.machine(node).spec, name));
+  }
+
+  /** What an earlier tenant left. The machine is off. */
+  soil(name = 'sda', node = 'n0'): void {
+    const path = diskPath(this.machine(node).spec, name);
+    writeFileSync(path, Buffer.alloc(readFileSync(path).length, 0x5a));
+  }
+
+  serial(node = 'n0'): string {
+    return readFileSync(this.machine(node).serialLogPath, 'latin1');
+  }
+
+  /** With its machines, unless they are kept. */
+  async endAgent(): Promise<void> {
+    this.#agent?.close();
+    await this.#opened?.close();
+    this.#opened = undefined;
+  }
+
+  async close(): Promise<void> {
+    await this.endAgent();
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
