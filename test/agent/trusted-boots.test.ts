@@ -8,6 +8,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { TrustedBoots, type TrustedStart } from '../../agent/drivers/boot/trusted.ts';
+import { trustedSide } from '../../agent/drivers/boot/trusted-boot.ts';
 import { systemClock } from '../../controller/runtime/clock.ts';
 import { seededRandom } from '../../controller/runtime/random.ts';
 
@@ -132,4 +133,20 @@ test('a job waits for the machine to ask, and the machine for a job', async (t) 
   await send(start, 'POST', '/results/1', 'nonce=n1\n');
   await send(start, 'POST', '/results/1', 'done=attest\n');
   await attested;
+});
+
+test('a machine that cannot boot what it is given asks again, and does not fall through to its disk', async (t) => {
+  const { boots } = await room(t);
+  const { bootId, script } = trustedSide(boots, { baselines: new Map() }).begin('n0', {
+    server: 'http://10.77.0.1:8080',
+    control: '52:54:00:00:07:02',
+  });
+  const lines = script.trimEnd().split('\n');
+  const again = lines.indexOf(':again');
+  assert.ok(again > 0);
+  for (const line of lines.slice(0, again)) assert.match(line, / \|\| goto again$/);
+  assert.equal(lines.at(-1), 'chain --replace --autofree http://10.77.0.1:8080/boot.ipxe');
+  assert.ok(
+    lines[0]?.startsWith(`kernel http://10.77.0.1:8080/boot/${bootId}/kernel initrd=initrd console=ttyS0 quiet `),
+  );
 });

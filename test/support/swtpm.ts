@@ -61,13 +61,6 @@ async function start(t: TestContext, directory: string, args: readonly string[],
   }
 }
 
-/** For QEMU's `-chardev socket,path=`. */
-export async function tpmForQemu(t: TestContext, directory: string): Promise<string> {
-  const socket = join(directory, 'control');
-  await start(t, directory, ['--ctrl', `type=unixio,path=${socket}`, '--flags', 'startup-clear'], socket);
-  return socket;
-}
-
 /** Without a machine: commands go straight to it. */
 export async function directTpm(t: TestContext, directory: string): Promise<Carrier> {
   const path = join(directory, 'commands');
