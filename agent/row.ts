@@ -57,7 +57,7 @@ export interface Row {
   readonly maxRateBytes?: number;
   /** A valid map of this epoch was seen: from now on its absence is a failure. */
   readonly mapSeen: boolean;
-  /** Of the certificate that the first start of this tenancy used up. */
+  /** Of the certificate that the first start of this tenancy used up; counts, over its epochs, until its first guest began. */
   readonly cleanDisks?: readonly string[];
   /** The guest began, its hypervisor should be there, and was not seen for the time of a boot. */
   readonly silent?: boolean;
@@ -110,6 +110,7 @@ export function openEpoch(row: Row, epoch: number, kind: 'Tenancy' | 'Reclaim', 
     guestStarted: row.guestStarted,
     ended: row.ended,
     ...(row.certificate === undefined ? {} : { certificate: row.certificate }),
+    ...(row.cleanDisks === undefined || row.mapSeen || kind === 'Reclaim' ? {} : { cleanDisks: row.cleanDisks }),
     ...(row.isolation === undefined || kind === 'Reclaim' ? {} : { isolation: row.isolation }),
   };
 }

@@ -169,6 +169,23 @@ test('a disk exchanged between the start and the first boot stops the boot', asy
   room.close();
 });
 
+test('a disk exchanged before the first boot stops the boot under a newer epoch of the same tenancy as well', async () => {
+  const room = new AgentRoom();
+  await room.runAll(enrolment, 1);
+  await room.runAll([steps.isolate()], 2);
+  room.give(steps.reimage(), { epoch: 2 });
+  await room.clock.runUntil(() => room.rack.machine('n0').stage === 'Post');
+  room.rack.faults.inject('diskSwap', { node: 'n0' });
+  await room.clock.advance(10 * minute);
+  assert.equal(room.seen().operation?.failure?.code, 'CheckFailed');
+  // Its owner asks for an update of what never ran.
+  await room.runAll([steps.isolate()], 3);
+  assert.equal(await room.run(steps.reimage(), 3), 'Failed');
+  assert.equal(room.seen().operation?.failure?.code, 'CheckFailed');
+  assert.equal(room.events('imaged').length, 0);
+  room.close();
+});
+
 test('a hypervisor that should be there and is not heard is a fault until it is heard again', async () => {
   const room = await tenant(2, new AgentRoom({ room: slow }));
   room.rack.faults.inject('vmmPanic', { node: 'n0' });
