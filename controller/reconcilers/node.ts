@@ -7,11 +7,12 @@
  *    decided only after it was read back.
  * 2. Memory (attempts) can be lost at any time without harm.
  * 3. Failures are written once, when they change what a person would see.
+ * 4. No allocation is said to be gone, or not to list its node, before the server itself said so: caches are of different age.
  */
 import type { AgentLink } from '../agents/port.ts';
-import { physicalNodes } from '../api/meta.ts';
+import { nodeAllocations, physicalNodes } from '../api/meta.ts';
 import type { Instruction, NodeObservation } from '../api/protocol.generated.ts';
-import type { PhysicalNode } from '../api/types.generated.ts';
+import type { NodeAllocation, PhysicalNode } from '../api/types.generated.ts';
 import {
   type Attempts,
   failureInUse,
@@ -25,7 +26,7 @@ import { decideNode } from '../domain/node-life.ts';
 import { type NodeDecision, observedFacts, type RecordPatch } from '../domain/node-records.ts';
 import { isReclaiming, type NodeState } from '../domain/states.ts';
 import { casPatchStatus } from '../kube/patch.ts';
-import type { KubeClient } from '../kube/port.ts';
+import { type KubeClient, KubeError } from '../kube/port.ts';
 import { type Clock, toMetaTime } from '../runtime/clock.ts';
 import type { Random } from '../runtime/random.ts';
 import type { Outcome } from '../runtime/worker.ts';
@@ -54,6 +55,10 @@ export interface NodeReconcilerOptions {
 const notReadyMs = 2_000;
 /** Between two reasons shown for holding a node: two leaders that see different things must not write against each other. */
 const heldQuietMs = 10_000;
+/** How long a cache that is behind the server is waited for. */
+const cacheBehindMs = 1_000;
+/** Reasons for a hold that rest on what the cache has of the claim's allocation. */
+const restsOnAllocation: ReadonlySet<string> = new Set(['AllocationMissing', 'NotListed']);
 /** Refusals that say "not yet" rather than "no". */
 const notYet: ReadonlySet<string> = new Set(['Busy', 'NotIsolated', 'NotPrepared', 'NotAttested', 'NotAllowed']);
 
@@ -228,6 +233,8 @@ export class NodeReconciler {
     const now = this.#options.clock.monotonic();
     const waitMs = (this.#heldAt.get(node.metadata.name) ?? Number.NEGATIVE_INFINITY) + heldQuietMs - now;
     if (waitMs > 0) return { kind: 'after', ms: waitMs };
+    if (restsOnAllocation.has(decision.reason) && !(await this.#isOwnerAsCached(node)))
+      return { kind: 'after', ms: cacheBehindMs };
     this.#heldAt.set(node.metadata.name, now);
     this.#options.events.record(node, 'Warning', decision.reason, decision.message);
     const patch: RecordPatch = {
@@ -237,6 +244,21 @@ export class NodeReconciler {
     };
     const outcome = await this.#write(node, patch, decision.reason);
     return outcome.kind === 'after' ? { kind: 'done' } : outcome;
+  }
+
+  /** Whether the server has, or has not, the claim's allocation just as it was decided on. */
+  async #isOwnerAsCached({ status }: PhysicalNode): Promise<boolean> {
+    const { client, fleet } = this.#options;
+    if (status?.claim === undefined) return true;
+    const { namespace, name } = status.claim.allocation;
+    const cached = fleet.allocations.getByKey(`${namespace}/${name}`)?.metadata.resourceVersion;
+    try {
+      const present = await client.get<NodeAllocation>(nodeAllocations, { namespace, name });
+      return present.metadata.resourceVersion === cached;
+    } catch (error) {
+      if (error instanceof KubeError && error.reason === 'NotFound') return cached === undefined;
+      throw error;
+    }
   }
 
   async #writeFailure(
