@@ -16,6 +16,7 @@ import {
   certificateRecord,
   claimRecord,
   commissioned,
+  endedBy,
   endRecord,
   held,
   identity,
@@ -117,7 +118,7 @@ function personDecision(input: NodeInput, status: PhysicalNodeStatus): NodeDecis
   if (decision.action === 'WriteOff') return writeOff(input, status, decision);
   if (input.facts === undefined || input.storeId === undefined || !isHeld(status)) return undefined;
   if (decision.action === 'Reclaim' && status.claim && !status.end) return undefined;
-  return endRecord(input, status, `${decision.action}ByPerson`, 'Full', {
+  return endRecord(input, status, endedBy(decision.action), 'Full', {
     type: 'Warning',
     reason: `${decision.action}Decided`,
   });

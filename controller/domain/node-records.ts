@@ -49,6 +49,13 @@ export interface NodeInput {
 /** The reason of the end under which a commissioned machine is made clean for the first time. */
 export const commissioned = 'Commissioned';
 
+const personSuffix = 'ByPerson';
+
+/** The reason of an end that a person decided. */
+export const endedBy = (action: string): string => `${action}${personSuffix}`;
+
+export const isByPerson = ({ reason }: { readonly reason: string }): boolean => reason.endsWith(personSuffix);
+
 export type RecordPatch = { [K in keyof PhysicalNodeStatus]?: PhysicalNodeStatus[K] | null };
 
 export type NodeDecision =

@@ -10,7 +10,7 @@
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNodeStatus } from '../api/types.generated.ts';
-import { endRecord, held, type NodeDecision, type NodeInput, type RecordPatch } from './node-records.ts';
+import { endedBy, endRecord, held, type NodeDecision, type NodeInput, type RecordPatch } from './node-records.ts';
 
 export type Decision = NonNullable<NonNullable<NodeInput['node']['spec']>['decision']>;
 
@@ -29,7 +29,7 @@ export function writeOff(input: NodeInput, status: PhysicalNodeStatus, decision:
     const how = 'let its allocation give it back; what then cannot be fenced or switched off is quarantined first';
     return refuse(status, decision, `agent ${input.agentName} is connected and the node is not held; ${how}`);
   }
-  const ended = endRecord(input, status, 'WriteOffByPerson', 'Full', { type: 'Warning', reason: 'WriteOffDecided' });
+  const ended = endRecord(input, status, endedBy('WriteOff'), 'Full', { type: 'Warning', reason: 'WriteOffDecided' });
   if (ended.kind !== 'record') return ended;
   const epoch = ended.patch.epoch ?? 0;
   const writtenOff = { epoch, reason: decision.reason, at: input.nowIso };

@@ -18,6 +18,7 @@ import {
   isDeletionConfirmed,
 } from '../domain/deletion-guard.ts';
 import { failedBeforeUse } from '../domain/node-reclaim.ts';
+import { isByPerson } from '../domain/node-records.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Guards } from './allocation.ts';
 import type { Fleet } from './fleet.ts';
@@ -29,8 +30,8 @@ export interface GuardSettings {
 }
 
 /**
- * Nodes that were handled as failed before this process began, to the time (epoch ms) at which, or after which, they were. Where no
- * record says when, it was just now.
+ * Nodes that were handled as failed before this process began, to the time (epoch ms) at which, or before which, they were. Where no
+ * record says when, it was just now. A person who ended a node most likely ended one that had failed, and its record says no more of that.
  */
 function recallBlast(fleet: Fleet, nowMs: number): BlastState {
   const handled = new Map<string, number>();
@@ -39,7 +40,8 @@ function recallBlast(fleet: Fleet, nowMs: number): BlastState {
     handled.set(name, Math.max(time, handled.get(name) ?? time));
   };
   for (const { metadata, status } of fleet.nodes.values()) {
-    if (status?.end?.reason === failedBeforeUse) note(metadata.name, status.end.at);
+    const { end } = status ?? {};
+    if (end !== undefined && (end.reason === failedBeforeUse || isByPerson(end))) note(metadata.name, end.at);
     else if (status?.lastError?.code === failedBeforeUse) note(metadata.name, status.stateSince);
   }
   for (const { metadata, status } of fleet.allocations.values()) {

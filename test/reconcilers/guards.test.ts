@@ -37,6 +37,8 @@ test('nodes that an operator before this one handled as failed still count, for 
     },
     { metadata: { name: 'n3' }, status: { state: 'Quarantined', stateSince: ago(4) } },
     { metadata: { name: 'n4' }, status: { state: 'BareMetal', stateSince: ago(500) } },
+    { metadata: { name: 'n20' }, status: { end: { reason: 'EndByPerson', at: ago(5), epoch: 4, erase: 'Full' } } },
+    { metadata: { name: 'n21' }, status: { end: { reason: 'ScaledDown', at: ago(5), epoch: 4, erase: 'Full' } } },
   ];
   const allocations = [
     {
@@ -49,5 +51,6 @@ test('nodes that an operator before this one handled as failed still count, for 
     },
   ];
   assert.equal(budgetOf([], [], clock), 5);
-  assert.equal(budgetOf(nodes, allocations, clock), 1, 'n0, n1, n3 and n4 (which is still to be fenced) count');
+  const counted = 'n0, n1, n3, n4 (which is still to be fenced) and n20 (which a person ended) count';
+  assert.equal(budgetOf(nodes, allocations, clock), 0, counted);
 });

@@ -3,6 +3,7 @@
  * operator starts anew.
  *
  * Counted are the nodes that an allocation's committed status gives up because they failed: replaced, or ended without their owner's word.
+ * The same word on the same tenancy, given again because a backup that was put back knew nothing of it, takes no further node.
  */
 import { parseHostlist } from '../../../controller/api/hostlist.ts';
 import { nodeAllocations } from '../../../controller/api/meta.ts';
@@ -27,6 +28,8 @@ function givenUp({ metadata, status }: NodeAllocation): string[] {
 
 export function bounded(report: Report): Checker {
   const at = new Map<string, number>();
+  /** Tenancies that were given up, by owner, node and epoch. */
+  const known = new Set<string>();
   return {
     rule: 9,
     written({ kind, object, old }, truth) {
@@ -35,6 +38,10 @@ export function bounded(report: Report): Checker {
       const now = truth.ground.clock.monotonic();
       for (const node of givenUp(object as NodeAllocation)) {
         if (before.has(node)) continue;
+        const epoch = truth.nodes.get(node)?.status?.claim?.epoch;
+        const tenancy = `${object.metadata.uid} ${node} ${epoch}`;
+        if (epoch !== undefined && known.has(tenancy)) continue;
+        known.add(tenancy);
         at.set(node, now);
         const recent = [...at.values()].filter((time) => now - time < windowMs - toleranceMs).length;
         const limit = Math.max(least, Math.floor(share * truth.nodes.size));
