@@ -46,6 +46,19 @@ const boots = (lab: LabRack, { marker }: SectorImage): number => lab.serial().sp
 const booted = (lab: LabRack, image: SectorImage, times: number) =>
   until(`boot number ${times}`, () => boots(lab, image) === times);
 
+test('a machine whose disk is late, because everything is busy, boots it all the same', options, async () => {
+  const { lab, image } = await labWith(undefined);
+  const { mediator } = lab.booted();
+  const expose = mediator.expose.bind(mediator);
+  const tries = (): number => lab.serial().split('Booting from SAN device').length - 1;
+  mediator.expose = async (disk) => {
+    await until('it gave up waiting for once', () => tries() > 11);
+    await expose(disk);
+  };
+  await startGuest(lab, environmentOf(image));
+  await booted(lab, image, 1);
+});
+
 test('a guest that resets itself comes back as what it was, in every state', options, async () => {
   const { lab, image } = await labWith(8 * mebi);
   await startGuest(lab, environmentOf(image));

@@ -4,13 +4,13 @@
  * Invariant: `close` ends every process, namespace and interface of it, also after a failed test.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, openSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import { setTimeout as wait } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { Console } from '../../agent/drivers/qemu/console.ts';
+import { Console, NotBegun } from '../../agent/drivers/qemu/console.ts';
 import { type BlockGraph, graphText } from '../../agent/drivers/qemu/graph.ts';
 import type { LabImages } from '../../agent/drivers/qemu/images/build.ts';
 import { Qmp } from '../../agent/drivers/qemu/qmp.ts';
@@ -120,24 +120,52 @@ export class LabSite {
     return this.#client;
   }
 
-  /** Looks until it holds; a server that is not there yet counts as not yet. */
-  async until(what: string, condition: () => Promise<boolean>, limitMs = 240_000): Promise<void> {
-    const end = clock.monotonic() + limitMs;
-    while (clock.monotonic() < end) {
+  /**
+   * Looks until it holds; a server that is not there yet counts as not yet. A busy machine is slow and not broken, so what ends the
+   * patience is that nothing moves any more: no node's status, no word of a guest, no byte on a disk.
+   * @param patienceMs since something moved last
+   */
+  async until(what: string, condition: () => Promise<boolean>, patienceMs = 150_000): Promise<void> {
+    let moved = { at: clock.monotonic(), trace: '' };
+    for (;;) {
       for (const child of [this.#operator, this.#agent]) {
         if (child !== undefined && child.exitCode !== null)
           throw new Error(`a process ended: ${this.log('agent').slice(-2000)}`);
       }
       try {
         if (await condition()) return;
+        const trace = await this.#trace();
+        if (trace !== moved.trace) moved = { at: clock.monotonic(), trace };
       } catch (error) {
         if (!(error instanceof KubeError) && (error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
       }
+      if (clock.monotonic() - moved.at > patienceMs) throw new Error(await this.#standstill(what, patienceMs));
       await wait(200);
     }
+  }
+
+  /** Differs whenever something went on. */
+  async #trace(): Promise<string> {
+    const nodes = (await this.nodes().catch(() => [])).map(({ metadata }) => metadata);
+    const sizes = nodes.map(({ name, resourceVersion }) => {
+      const [serial, sda, sdb] = [
+        join(this.#rackDirectory, name, 'serial.log'),
+        this.diskPath(name, 'sda'),
+        this.diskPath(name, 'sdb'),
+      ].map((path) => statSync(path, { throwIfNoEntry: false }));
+      return [resourceVersion, serial?.size, sda?.blocks, sdb?.blocks];
+    });
+    return JSON.stringify(sizes);
+  }
+
+  async #standstill(what: string, patienceMs: number): Promise<string> {
     const nodes = await this.nodes().catch(() => []);
-    const states = nodes.map(({ metadata, status }) => `${metadata.name} ${JSON.stringify(status).slice(0, 600)}`);
-    throw new Error(`not within ${limitMs / 1000} s: ${what}\n${states.join('\n')}\n${this.log('agent').slice(-3000)}`);
+    const states = nodes.map(
+      ({ metadata: { name }, status }) =>
+        `${name} ${JSON.stringify(status).slice(0, 600)}\n${this.serialLog(name).slice(-600)}`,
+    );
+    const agent = this.log('agent').slice(-3000);
+    return `nothing moved for ${patienceMs / 1000} s: ${what}\n${states.join('\n')}\n${agent}`;
   }
 
   async allocation(namespace: string, name: string): Promise<NodeAllocation | undefined> {
@@ -184,23 +212,30 @@ export class LabSite {
     return existsSync(path) ? readFileSync(path, 'latin1') : '';
   }
 
-  /** Runs a command in the node's guest, as root, over its serial console; again while the guest is not there yet. */
-  async inGuest(node: string, command: string, limitMs = 120_000): Promise<string> {
+  /**
+   * Runs a command in the node's guest, as root, over its serial console; again while the guest does not begin with it. Once it began
+   * it is waited for: a guest that got the same command twice would fall behind.
+   */
+  async inGuest(node: string, command: string, patienceMs = 120_000): Promise<string> {
     const path = join(this.names.runDirectory, String(this.#index(node)), 'serial');
-    const end = clock.monotonic() + limitMs;
-    for (;;) {
-      // One client at a time: each command has a connection of its own.
-      const console = await Console.connect(path, clock).catch(() => undefined);
-      try {
-        if (console !== undefined) return (await console.run(command, 10_000)).output;
-      } catch (error) {
-        if (clock.monotonic() > end) throw error;
-      } finally {
-        console?.close();
-      }
-      if (clock.monotonic() > end) throw new Error(`${node} has no console`);
-      await wait(200);
-    }
+    let output: string | undefined;
+    await this.until(
+      `${node} runs ${command}`,
+      async () => {
+        // One client at a time: each command has a connection of its own.
+        const console = await Console.connect(path, clock).catch(() => undefined);
+        try {
+          output = (await console?.run(command, patienceMs, 5_000))?.output;
+        } catch (error) {
+          if (!(error instanceof NotBegun)) throw error;
+        } finally {
+          console?.close();
+        }
+        return output !== undefined;
+      },
+      patienceMs,
+    );
+    return output ?? '';
   }
 
   /** What lies below the node's disk, from QEMU itself. */
@@ -219,8 +254,8 @@ export class LabSite {
     await endOf(this.#operator, 'SIGKILL');
     // In order, so that it takes its machines away; one that was killed is started once more for it.
     if (this.#agent === undefined && existsSync(join(this.#options.dataDir, 'agent.json'))) await this.startAgent();
-    if (this.#agent !== undefined)
-      await this.until('the agent listens', async () => isListening(this.log('agent')), 30_000);
+    const agent = this.#agent;
+    while (agent?.exitCode === null && !isListening(this.log('agent'))) await wait(100);
     await this.endAgent('SIGTERM');
   }
 }

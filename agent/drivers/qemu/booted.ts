@@ -54,6 +54,17 @@ const nothing: NodeObservation['copy'] = { totalBytes: 0, localBytes: 0, flushed
 const askAgainMs = 1_000;
 const leavePatienceMs = 120_000;
 
+/**
+ * The disk appears a while later, after the cable is pulled: until then there is nothing to boot on it. It asks again only where the cable is
+ * still in after some time: without it a question takes iPXE minutes, in which the disk is long there.
+ * @param drive number of the BIOS
+ */
+function waitForDisk(drive: number, url: string): string {
+  const attempt = `sanboot --no-describe --drive 0x${drive.toString(16)} || sleep 1\n`;
+  // net0 is the data port: the order is that of the slots.
+  return `:disk\n${attempt.repeat(10)}iflinkwait --timeout 100 net1 && chain --replace --autofree ${url} ||\ngoto disk\n`;
+}
+
 export class BootedNode implements BootHandler {
   readonly mediator: Mediator;
   readonly #options: BootedNodeOptions;
@@ -224,11 +235,9 @@ export class BootedNode implements BootHandler {
     }
     const boot = { kind: 'Vmm', bootId: machine.bootId, plan, isRunning: false } as const;
     this.#keep({ boot });
-    // The disk appears a moment later, once the cable is pulled: until then there is nothing to boot on it.
     const drive = 0x80 + machine.spec.shape.disks.findIndex(({ name }) => name === plan.disk);
-    const attempt = `sanboot --no-describe --drive 0x${drive.toString(16)} || sleep 1\n`;
     return {
-      script: `${attempt.repeat(10)}chain --replace --autofree ${this.#server}/boot.ipxe\n`,
+      script: waitForDisk(drive, `${this.#server}/boot.ipxe`),
       onTaken: () => {
         this.#inTurn(async () => {
           if (this.#kept.boot.kind === 'Vmm' && this.#kept.boot.bootId === boot.bootId) await this.#release(boot);

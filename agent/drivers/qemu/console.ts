@@ -20,6 +20,11 @@ interface Watcher {
   reject(error: Error): void;
 }
 
+/** The guest did not begin with a command. */
+export class NotBegun extends Error {
+  override readonly name = 'NotBegun';
+}
+
 const keptCharacters = 256 << 10;
 let lastCommand = 0;
 
@@ -89,12 +94,18 @@ export class Console {
     });
   }
 
-  /** Runs a shell command of one line in the guest. Rejects when the guest does not answer in time. */
-  run(command: string, timeoutMs: number): Promise<CommandResult> {
+  /**
+   * Runs a shell command of one line in the guest. Rejects when the guest does not answer in time, with NotBegun when it did not even
+   * begin within `beginMs`: it may be booting, and never have got the command.
+   */
+  run(command: string, timeoutMs: number, beginMs = timeoutMs): Promise<CommandResult> {
     const next = this.#tail.then(async () => {
       lastCommand += 1;
       const id = `c${lastCommand}`;
       this.#socket.write(`LAB-RUN ${id} ${command.replaceAll('\n', '; ')}\n`);
+      await this.waitFor(new RegExp(`LAB-BEGIN ${id}\\r?\\n`), beginMs).catch((error: Error) => {
+        throw new NotBegun(error.message);
+      });
       const [, output = '', status] = await this.waitFor(
         new RegExp(`LAB-BEGIN ${id}\\r?\\n([^]*?)\\r?\\nLAB-END ${id} rc=(\\d+)`),
         timeoutMs,

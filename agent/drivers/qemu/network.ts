@@ -33,6 +33,14 @@ export interface RackNetworkOptions {
   readonly machines: readonly MachineSpec[];
 }
 
+/** The address of IPv6 that iPXE makes of a MAC address (RFC 4291, appendix A). */
+function linkLocal(mac: string): string {
+  const [a = 0, b, c, d, e, f] = mac.split(':').map((byte) => Number.parseInt(byte, 16));
+  const hex = (...bytes: (number | undefined)[]): string =>
+    bytes.map((byte = 0) => byte.toString(16).padStart(2, '0')).join('');
+  return `fe80::${hex(a ^ 2, b)}:${hex(c, 0xff)}:${hex(0xfe, d)}:${hex(e, f)}`;
+}
+
 /** A bridge forwards from its first moment on: there are no loops to look for. */
 const bridgeOptions = 'type bridge stp_state 0 forward_delay 0 mcast_snooping 0';
 
@@ -59,6 +67,11 @@ function batchOf(machines: readonly MachineSpec[]): string {
         `link set ${tap} up`,
       );
     }
+    lines.push(
+      // The router's answer goes to this machine alone, and the rules let nobody answer the question for its neighbour. Behind the
+      // ports: a bridge that gets its first one takes another address and forgets its neighbours.
+      `neighbor add ${linkLocal(macAddress(index, 'Control'))} lladdr ${macAddress(index, 'Control')} dev ${controlBridge(index)} nud permanent`,
+    );
   }
   return `${lines.join('\n')}\n`;
 }
