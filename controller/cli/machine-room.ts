@@ -52,6 +52,8 @@ export interface MachineRoom {
   /** The operator's own certificate for the agents. */
   readonly operator: { readonly certPem: string; readonly keyPem: string };
   readonly pid: number | undefined;
+  /** Issues anew what runs out soon: the agents' files, which they read again, and the operator's certificate. */
+  renew(): Promise<MachineRoom['operator']>;
   stop(): Promise<void>;
 }
 
@@ -201,17 +203,21 @@ export async function startMachineRoom(options: MachineRoomOptions): Promise<Mac
   const keys = join(directory, 'pki');
   mkdirSync(keys, { recursive: true, mode: 0o700 });
   const authority = await CertificateAuthority.open(keys, clock);
-  const operator = await authority.namedClientCertificate(operatorName);
   const racks = await localRacks(repository.directory);
+  const renew = async (): Promise<MachineRoom['operator']> => {
+    for (const { spec } of racks) await authority.namedServerCertificate(spec.name);
+    const operator = await authority.namedClientCertificate(operatorName);
+    return { certPem: operator.certificatePem, keyPem: operator.keyPem };
+  };
   const own = {
     caPem: authority.caPem,
-    operator: { certPem: operator.certificatePem, keyPem: operator.keyPem },
+    operator: await renew(),
+    renew,
     agents: racks.length,
     nodes: racks.reduce((sum, { spec }) => sum + parseHostlist(spec.nodes).length, 0),
   };
   if (racks.length === 0) return { ...own, pid: undefined, stop: async () => {} };
   const ports = await settlePorts(racks, options);
-  for (const { spec } of racks) await authority.namedServerCertificate(spec.name);
   const config: AgentsConfig = {
     dataDir: 'racks',
     tls: { ca: 'pki/ca.crt', certificate: 'pki/server-{name}.crt', key: 'pki/server-{name}.key' },

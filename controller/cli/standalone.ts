@@ -22,6 +22,7 @@ import type { Operator } from '../reconcilers/operator.ts';
 import { type Clock, sleep } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Random } from '../runtime/random.ts';
+import { keepRenewed } from '../standalone/pki.ts';
 import { type Standalone, startStandalone } from '../standalone/server.ts';
 import { CliError } from './arguments.ts';
 import type { QemuConfig } from './drivers.ts';
@@ -183,9 +184,13 @@ async function open(flags: StandaloneFlags, context: StandaloneContext, cleanup:
   const intervalMs = repository.isGit ? 30_000 : 2_000;
   const gitOps = { client, source: repository.source, crds, clock, random, log, intervalMs, onResult };
   const pause = { isOn: false };
+  const connector = new AgentPool({ ...room.operator, caPem: room.caPem, clock, random });
+  const renew = async (): Promise<void> => connector.renew({ ...(await room.renew()), caPem: room.caPem });
+  const endRenewal = keepRenewed(clock, renew, (error) => log.error('cannot renew certificates', { err: error }));
+  cleanup.push(async () => endRenewal());
   const leader = startLeader({
     client,
-    connector: new AgentPool({ ...room.operator, caPem: room.caPem, clock, random }),
+    connector,
     clock,
     random,
     log,

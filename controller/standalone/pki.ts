@@ -17,7 +17,7 @@ const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
 const dayMs = 86_400_000;
 const authorityDays = 3650;
 const leafDays = 365;
-/** A leaf with less than this left is issued anew at the next start. */
+/** A leaf with less than this left is issued anew, at a start or by `keepRenewed`. */
 const renewBeforeDays = 30;
 /** Clocks of clients may be behind by this much. */
 const backdateMs = 5 * 60_000;
@@ -177,6 +177,29 @@ export class CertificateAuthority {
   clientCertificate(commonName: string, organizations: readonly string[]): Promise<KeyAndCertificate> {
     return this.#issue({ commonName, organizations, hosts: [] });
   }
+}
+
+/** Twice a day: one that fails is tried dozens of times before anything ends. */
+const lookEveryMs = dayMs / 2;
+
+/** Runs `renew` twice a day until the returned function is called; what it throws goes to `onError`. */
+export function keepRenewed(clock: Clock, renew: () => Promise<void>, onError: (error: unknown) => void): () => void {
+  let cancel = (): void => {};
+  let isOver = false;
+  const arm = (): void => {
+    cancel = clock.setTimer(lookEveryMs, () => {
+      renew()
+        .catch(onError)
+        .then(() => {
+          if (!isOver) arm();
+        });
+    });
+  };
+  arm();
+  return () => {
+    isOver = true;
+    cancel();
+  };
 }
 
 /** A kubeconfig with one cluster, one user and one context. */

@@ -24,7 +24,7 @@ import { GarbageCollector } from './gc.ts';
 import { defaultHistoryLimits, History, type HistoryLimits } from './history.ts';
 import { Lists } from './lists.ts';
 import { Objects } from './objects.ts';
-import { CertificateAuthority, type KeyAndCertificate, kubeconfig, writePrivateFile } from './pki.ts';
+import { CertificateAuthority, type KeyAndCertificate, keepRenewed, kubeconfig, writePrivateFile } from './pki.ts';
 import { Reader } from './read.ts';
 import { definitionFromCrd, ResourceRegistry } from './resources.ts';
 import { type Identity, Router } from './routes.ts';
@@ -124,14 +124,15 @@ function listen(server: Server, port: number, host: string): Promise<number> {
   });
 }
 
+const tlsOf = ({ keyPem, certificatePem }: KeyAndCertificate) =>
+  ({ key: keyPem, cert: certificatePem, minVersion: 'TLSv1.2' }) as const;
+
 function makeServer(identity: KeyAndCertificate, caPem: string): Server {
   const server = createServer({
-    key: identity.keyPem,
-    cert: identity.certificatePem,
+    ...tlsOf(identity),
     ca: caPem,
     requestCert: true,
     rejectUnauthorized: false,
-    minVersion: 'TLSv1.2',
     maxHeaderSize: mostHeaderBytes,
     noDelay: true,
   });
@@ -177,7 +178,8 @@ export async function startStandalone(options: StandaloneOptions): Promise<Stand
   mkdirSync(dataDir, { recursive: true, mode: 0o700 });
   const authority = await CertificateAuthority.open(join(dataDir, 'pki'), clock);
   const hosts = [...new Set(['localhost', '127.0.0.1', '::1', host, ...(options.hostNames ?? [])])];
-  const server = makeServer(await authority.serverCertificate(hosts), authority.caPem);
+  const identity = await authority.serverCertificate(hosts);
+  const server = makeServer(identity, authority.caPem);
   const { storage, collector, reader, router } = assemble(options);
   const authenticator = new Authenticator(options.tokens);
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
@@ -194,7 +196,17 @@ export async function startStandalone(options: StandaloneOptions): Promise<Stand
   const shownHost = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host.includes(':') ? `[${host}]` : host;
   const url = `https://${shownHost}:${port}`;
   const kubeconfigPath = join(dataDir, 'kubeconfig');
-  writePrivateFile(kubeconfigPath, kubeconfig(url, authority.caPem, 'admin', await authority.adminCertificate()));
+  const writeAdmin = async (): Promise<void> =>
+    writePrivateFile(kubeconfigPath, kubeconfig(url, authority.caPem, 'admin', await authority.adminCertificate()));
+  await writeAdmin();
+  // Clients read their kubeconfig again; connections that are open go on.
+  const renew = async (): Promise<void> => {
+    server.setSecureContext({ ...tlsOf(await authority.serverCertificate(hosts)), ca: authority.caPem });
+    await writeAdmin();
+  };
+  const endRenewal = keepRenewed(clock, renew, (error) =>
+    options.log?.error('cannot renew certificates', { err: error }),
+  );
   return {
     url,
     port,
@@ -208,6 +220,7 @@ export async function startStandalone(options: StandaloneOptions): Promise<Stand
       return path;
     },
     async close() {
+      endRenewal();
       collector.stop();
       reader.close();
       await new Promise<void>((resolve) => {
