@@ -31,7 +31,8 @@ export interface GuardSettings {
 
 /**
  * Nodes that were handled as failed before this process began, to the time (epoch ms) at which, or before which, they were. Where no
- * record says when, it was just now. A person who ended a node most likely ended one that had failed, and its record says no more of that.
+ * record says when, it was just now. A person who ended a node most likely ended one that had failed, and its record says no more of that;
+ * and where an agent knows of a newer epoch, the records here were lost, with all that they said of it.
  */
 function recallBlast(fleet: Fleet, nowMs: number): BlastState {
   const handled = new Map<string, number>();
@@ -43,6 +44,8 @@ function recallBlast(fleet: Fleet, nowMs: number): BlastState {
     const { end } = status ?? {};
     if (end !== undefined && (end.reason === failedBeforeUse || isByPerson(end))) note(metadata.name, end.at);
     else if (status?.lastError?.code === failedBeforeUse) note(metadata.name, status.stateSince);
+    const known = fleet.lastFactsOf(metadata.name)?.record.epoch ?? 0;
+    if (known > (status?.epoch ?? 0)) note(metadata.name, undefined);
   }
   for (const { metadata, status } of fleet.allocations.values()) {
     for (const name of status?.replaced ? parseHostlist(status.replaced) : []) {

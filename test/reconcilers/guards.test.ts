@@ -11,11 +11,18 @@ import { VirtualClock } from '../support/virtual-clock.ts';
 
 const minute = 60_000;
 
-function budgetOf(nodes: readonly object[], allocations: readonly object[], clock: VirtualClock): number {
+/** @param logs epochs that the agents' logs know, by node */
+function budgetOf(
+  nodes: readonly object[],
+  allocations: readonly object[],
+  clock: VirtualClock,
+  logs: Readonly<Record<string, number>> = {},
+): number {
   const named = new Map(nodes.map((node) => [(node as PhysicalNode).metadata.name, node as PhysicalNode]));
   const fleet = {
     nodes: { size: 40, values: () => named.values(), getByKey: (name: string) => named.get(name) },
     allocations: { values: () => (allocations as NodeAllocation[]).values() },
+    lastFactsOf: (name: string) => ({ record: { epoch: logs[name] ?? 0 } }),
   } as unknown as Fleet;
   const settings = { deletions: defaultGuardSettings, blast: { ...defaultBlastSettings, minNodes: 5 } };
   return createGuards(fleet, clock, settings).blastBudget();
@@ -53,4 +60,14 @@ test('nodes that an operator before this one handled as failed still count, for 
   assert.equal(budgetOf([], [], clock), 5);
   const counted = 'n0, n1, n3, n4 (which is still to be fenced) and n20 (which a person ended) count';
   assert.equal(budgetOf(nodes, allocations, clock), 0, counted);
+});
+
+test('after a loss of records every node whose agent knows more than they say may have been handled a moment ago', async () => {
+  const clock = new VirtualClock();
+  const nodes = [
+    { metadata: { name: 'n0' }, status: { state: 'BareMetal', epoch: 4 } },
+    { metadata: { name: 'n1' }, status: { state: 'BareMetal', epoch: 4 } },
+    { metadata: { name: 'n2' } },
+  ];
+  assert.equal(budgetOf(nodes, [], clock, { n0: 5, n1: 4, n2: 1 }), 3, 'n0 and n2 count');
 });
