@@ -330,7 +330,8 @@ function walkTenancy(
     };
     return { kind: 'record', state, patch, why: 'CommitSent' };
   }
-  const drift = driftStep(facts, owner, inUse);
+  // While an update has not reached the agent, the guest of the epoch before runs on.
+  const drift = driftStep(facts, owner, facts.record.guestStarted);
   if (drift) return putBack(drift, state, epoch);
   const revisionInForce = status.claim?.revision === owner.environment.revision;
   if (state === 'Booting' && !revisionInForce) {

@@ -193,8 +193,8 @@ const tenancy: readonly Mutant[] = [
     edits: [
       edit(
         life,
-        '  const drift = driftStep(facts, owner, inUse);',
-        "  if (inUse && facts.vmm === 'Absent' && !facts.record.commitSent && facts.guest.starts > 0) return claimRecord(input, status, owner, 'Again');\n  const drift = driftStep(facts, owner, inUse);",
+        '  const drift = driftStep(facts, owner, facts.record.guestStarted);',
+        "  if (inUse && facts.vmm === 'Absent' && !facts.record.commitSent && facts.guest.starts > 0) return claimRecord(input, status, owner, 'Again');\n  const drift = driftStep(facts, owner, facts.record.guestStarted);",
       ),
     ],
   },
