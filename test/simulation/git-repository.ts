@@ -83,7 +83,7 @@ export function pastOf(commit: Commit): Commit[] {
   return past;
 }
 
-export const descendsFrom = (commit: Commit, from: Commit): boolean => pastOf(commit).includes(from);
+const descendsFrom = (commit: Commit, from: Commit): boolean => pastOf(commit).includes(from);
 
 export const rootOf = (commit: Commit): Commit => pastOf(commit).at(-1) ?? commit;
 
