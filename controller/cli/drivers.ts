@@ -8,7 +8,7 @@ import {
   attestationSchema,
   withAttestationPaths,
 } from '../../agent/drivers/boot/attestation-settings.ts';
-import { type TrustedImage, trustedImageAt } from '../../agent/drivers/boot/trusted-boot.ts';
+import { type TrustedImage, trustedImageAt, trustedImageSchema } from '../../agent/drivers/boot/trusted-boot.ts';
 import { type HardwareSettings, hardwareSchema } from '../../agent/drivers/hardware/settings.ts';
 import type { OpenDrivers } from '../../agent/main.ts';
 
@@ -43,7 +43,7 @@ export const driversSchema = {
   drivers: { enum: ['simulated', 'qemu', 'hardware'] },
   hardware: hardwareSchema,
   qemu: closed(['trusted'], {
-    trusted: closed(['kernel', 'initrd'], { kernel: text, initrd: text, unified: text }),
+    trusted: trustedImageSchema,
     attestation: attestationSchema,
     origins: { type: 'array', maxItems: 64, items: text },
     rateBytes: { type: 'number', exclusiveMinimum: 0 },

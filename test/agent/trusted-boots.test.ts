@@ -150,3 +150,15 @@ test('a machine that cannot boot what it is given asks again, and does not fall 
     lines[0]?.startsWith(`kernel http://10.77.0.1:8080/boot/${bootId}/kernel initrd=initrd console=ttyS0 quiet `),
   );
 });
+
+test('what one boot proved is not noted for the next', async (t) => {
+  const { boots, send } = await room(t);
+  const first = boots.begin('n0');
+  await send(first, 'POST', '/up');
+  const second = boots.begin('n0');
+  await send(second, 'POST', '/up');
+  assert.throws(() => boots.attested('n0', 'nonce', first.bootId), /started anew/);
+  assert.equal(boots.read('n0').nonce, '');
+  boots.attested('n0', 'nonce', second.bootId);
+  assert.equal(boots.read('n0').nonce, 'nonce');
+});

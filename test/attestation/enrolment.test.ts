@@ -1,7 +1,7 @@
 /** Who is enrolled and when, and what rotation of an image and an update of firmware come to: against a software TPM with made-up boots. */
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdirSync, statSync } from 'node:fs';
+import { mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { endorsementFingerprint } from '../../agent/attestation/attest.ts';
@@ -41,7 +41,7 @@ async function machine(t: TestContext, events: readonly Measured[] = bootEvents(
   return {
     ...{ directory, enrolments, attested, boots },
     attest: (changed: Partial<TpmAttestationOptions> = {}) =>
-      attestByTpm(boots, 'n0', { nonce: 'nonce', commandLine }, { ...options, ...changed }),
+      attestByTpm(boots, 'n0', { nonce: 'nonce', bootId: 'boot', commandLine }, { ...options, ...changed }),
   };
 }
 
@@ -60,6 +60,8 @@ test('nobody is enrolled who was not permitted, and a permission is used once', 
   assert.equal(statSync(join(directory, 'rack/n0/tpm.json')).mode & 0o777, 0o600);
   await attest();
   assert.deepEqual(attested, ['nonce', 'nonce']);
+  writeFileSync(join(directory, 'rack/n0/tpm.json'), JSON.stringify({ ...kept, firmware: undefined }));
+  await assert.rejects(attest({ enrolment: 'FirstUse' }), /tpm\.json is no enrolment/);
   boots.facts = () => undefined;
   await assert.rejects(attest(), /no TPM 2.0/);
 });

@@ -3,11 +3,9 @@ import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { Qmp } from '../../agent/drivers/qemu/qmp.ts';
 import type { Environment } from '../../controller/api/protocol.generated.ts';
-import { systemClock as clock } from '../../controller/runtime/clock.ts';
 import { steps } from '../support/agent-room.ts';
-import { environmentOf, LabRack, type NbdkitExporter, until } from './lab-rack.ts';
+import { environmentOf, LabRack, type NbdkitExporter, until, writeAsGuest } from './lab-rack.ts';
 import { labOptions } from './needs.ts';
 import { makeSectorImage } from './sector-image.ts';
 
@@ -37,19 +35,6 @@ async function startGuest(lab: LabRack, environment: Environment): Promise<void>
   await lab.run(steps.reimage(environment), 2);
 }
 
-/** Writes as the guest's own disk would, flushed. */
-async function write(lab: LabRack, pattern: number, offset: number, length: number): Promise<void> {
-  const qmp = await Qmp.connect({ path: lab.machine().socketPath('free'), clock });
-  const device = '/machine/peripheral/sda/virtio-backend';
-  for (const command of [`write -P ${pattern} ${offset} ${length}`, 'flush']) {
-    const said = await qmp.execute<string>('human-monitor-command', {
-      'command-line': `qemu-io -d ${device} "${command}"`,
-    });
-    assert.doesNotMatch(said, /rror|fail/);
-  }
-  qmp.close();
-}
-
 const boots = (lab: LabRack, marker: string): number => lab.serial().split(marker).length - 1;
 const copied = (lab: LabRack, bytes: number) => () => lab.seen().copy.localBytes >= bytes;
 const installed = (lab: LabRack) => until('every block is local', () => lab.seen().copy.flushed);
@@ -72,18 +57,18 @@ test('the guest runs at once, keeps what it writes, and its hypervisor leaves a 
   assert.equal(lab.seen().vmm, 'Resident');
   assert.equal((await lab.booted().mediator.graph('sda')).kind, 'Mediated');
   // Once where the copy has not been yet, once where it was.
-  await write(lab, 0xa1, 40 * mebi, mebi);
+  await writeAsGuest(lab, 0xa1, 40 * mebi, mebi);
   await until('the copy has begun', copied(lab, 8 * mebi));
-  await write(lab, 0xa2, 2 * mebi + 4096, 8192);
+  await writeAsGuest(lab, 0xa2, 2 * mebi + 4096, 8192);
   await installed(lab);
-  await write(lab, 0xa3, 30 * mebi, 512);
+  await writeAsGuest(lab, 0xa3, 30 * mebi, 512);
   await lab.run(steps.prepare, 2);
   await exporter.kill();
   await lab.run(steps.commit, 2);
   const { kind, text } = await lab.booted().mediator.graph('sda');
   assert.deepEqual([kind, text], ['Plain', 'sda-top -file-> sda-file']);
   assert.deepEqual([lab.seen().vmm, lab.seen().guest.state, lab.seen().power], ['Absent', 'Unknown', 'On']);
-  await write(lab, 0xa4, 20 * mebi, 512);
+  await writeAsGuest(lab, 0xa4, 20 * mebi, 512);
   assertDisk(lab, image, [
     [0xa1, 40 * mebi, mebi],
     [0xa2, 2 * mebi + 4096, 8192],
@@ -106,7 +91,7 @@ test('an image server that dies makes the guest wait, and nothing is lost', opti
   const { lab, image, exporter } = await labWith(slowBytes);
   await startGuest(lab, environmentOf(image));
   await until('the copy has begun', copied(lab, 6 * mebi));
-  await write(lab, 0xb1, 44 * mebi, mebi);
+  await writeAsGuest(lab, 0xb1, 44 * mebi, mebi);
   await exporter.kill();
   const { localBytes } = await lab.booted().mediator.copyState('sda');
   assert.equal(lab.machine().power(), 'On');
@@ -125,8 +110,8 @@ test(
     const { lab, image, exporter } = await labWith(slowBytes);
     await startGuest(lab, environmentOf(image));
     await until('the copy has begun', copied(lab, 12 * mebi));
-    await write(lab, 0xc1, 45 * mebi, mebi);
-    await write(lab, 0xc2, 1 * mebi, 4096);
+    await writeAsGuest(lab, 0xc1, 45 * mebi, mebi);
+    await writeAsGuest(lab, 0xc2, 1 * mebi, 4096);
     await lab.machine().off();
     await until('it is seen', () => lab.seen().power === 'Off');
     // What was local must not be needed again.
@@ -158,7 +143,7 @@ test(
     const { lab, image } = await labWith(slowBytes);
     await startGuest(lab, environmentOf(image));
     await until('the copy has begun', copied(lab, 4 * mebi));
-    await write(lab, 0xd1, 46 * mebi, mebi);
+    await writeAsGuest(lab, 0xd1, 46 * mebi, mebi);
     const { bootId } = lab.machine();
     await lab.killAgent();
     await lab.open();
@@ -184,7 +169,7 @@ test('a map that is damaged fails the boot, and nothing is erased', options, asy
   const { lab, image } = await labWith(slowBytes);
   await startGuest(lab, environmentOf(image));
   await until('the copy has begun', copied(lab, 8 * mebi));
-  await write(lab, 0xe1, 3 * mebi, mebi);
+  await writeAsGuest(lab, 0xe1, 3 * mebi, mebi);
   await lab.machine().off();
   await until('it is seen', () => lab.seen().power === 'Off');
   writeFileSync(join(lab.machine().spec.directory, 'sda.map.qcow2'), 'torn');

@@ -3,6 +3,7 @@
  *
  * Invariant: `close` ends every process and namespace of it, also after a failed test.
  */
+import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { open } from 'node:fs/promises';
@@ -15,6 +16,7 @@ import { type LabBmcs, startLabBmcs } from '../../agent/drivers/qemu/bmcs.ts';
 import type { BootedNode } from '../../agent/drivers/qemu/booted.ts';
 import { directPower } from '../../agent/drivers/qemu/direct-power.ts';
 import type { QemuMachine } from '../../agent/drivers/qemu/machine.ts';
+import { Qmp } from '../../agent/drivers/qemu/qmp.ts';
 import type { LabExporter } from '../../agent/drivers/qemu/rack.ts';
 import { openQemuRack, type QemuRack, type QemuRackOptions } from '../../agent/drivers/qemu/rack.ts';
 import { diskSerial } from '../../agent/drivers/qemu/shape.ts';
@@ -219,7 +221,16 @@ export class LabRack {
     }
   }
 
-  /** Sends a byte to the guest's serial port, and waits for QEMU to end: the guest resets the machine then. */
+  /** Sends a byte to the guest's serial port: the guest resets the machine then. */
+  async pressKey(node = 'n0'): Promise<void> {
+    const socket = connect(this.machine(node).socketPath('serial'));
+    await new Promise<void>((resolve, reject) => {
+      socket.once('error', reject);
+      socket.once('connect', () => socket.end('r', () => resolve()));
+    });
+  }
+
+  /** As `pressKey`, and waits for QEMU to end. */
   async resetByGuest(node = 'n0'): Promise<void> {
     const socket = connect(this.machine(node).socketPath('serial'));
     await new Promise<void>((resolve, reject) => {
@@ -266,4 +277,17 @@ export function environmentOf(
     install: { yield: 'None', disk: { media: 'Any', minSizeBytes: 0 }, ...install },
     vmm: { dataPorts: 'Passthrough' },
   };
+}
+
+/** Writes as the guest's own disk would, flushed. */
+export async function writeAsGuest(lab: LabRack, pattern: number, offset: number, length: number): Promise<void> {
+  const qmp = await Qmp.connect({ path: lab.machine().socketPath('free'), clock });
+  const device = '/machine/peripheral/sda/virtio-backend';
+  for (const command of [`write -P ${pattern} ${offset} ${length}`, 'flush']) {
+    const said = await qmp.execute<string>('human-monitor-command', {
+      'command-line': `qemu-io -d ${device} "${command}"`,
+    });
+    assert.doesNotMatch(said, /rror|fail/);
+  }
+  qmp.close();
 }

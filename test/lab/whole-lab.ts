@@ -3,7 +3,7 @@
  *
  * Invariant: `close` ends every process and namespace of it, also after a failed test.
  */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { QemuMachine } from '../../agent/drivers/qemu/machine.ts';
@@ -56,10 +56,10 @@ export class WholeLab {
     return readFileSync(diskPath(this.machine(node).spec, name));
   }
 
-  /** What an earlier tenant left. The machine is off. */
-  soil(name = 'sda', node = 'n0'): void {
+  /** What an earlier tenant left: `begin`, and a pattern behind it. The machine is off. */
+  soil(name = 'sda', begin: Buffer = Buffer.alloc(0), node = 'n0'): void {
     const path = diskPath(this.machine(node).spec, name);
-    writeFileSync(path, Buffer.alloc(readFileSync(path).length, 0x5a));
+    writeFileSync(path, Buffer.concat([begin, Buffer.alloc(statSync(path).size - begin.length, 0x5a)]));
   }
 
   serial(node = 'n0'): string {

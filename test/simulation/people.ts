@@ -224,7 +224,7 @@ const actions: readonly (readonly [string, number])[] = [
 
 const isHeld = ({ status }: PhysicalNode): boolean => status?.state === 'Quarantined' || status?.state === 'Orphaned';
 
-export function digestOf(text: string): string {
+function digestOf(text: string): string {
   return createHash('sha256').update(text).digest('hex');
 }
 

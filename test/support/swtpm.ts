@@ -7,7 +7,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -71,8 +71,7 @@ export async function directTpm(t: TestContext, directory: string): Promise<Carr
     ['--server', `type=unixio,path=${path}`, '--ctrl', `type=unixio,path=${control}`, '--flags', 'startup-clear'],
     path,
   );
-  const socket = connect(path);
-  await once(socket, 'connect');
+  const socket = await connected(path);
   t.after(() => socket.destroy());
   return async (command) => {
     socket.write(command);
@@ -83,4 +82,18 @@ export async function directTpm(t: TestContext, directory: string): Promise<Carr
     }
     return response;
   };
+}
+
+/** A socket has its name before anybody listens at it. */
+async function connected(path: string): Promise<Socket> {
+  for (let tries = 0; ; tries += 1) {
+    const socket = connect(path);
+    try {
+      await once(socket, 'connect');
+      return socket;
+    } catch (error) {
+      if (tries === 200) throw error;
+      await pause(50);
+    }
+  }
 }

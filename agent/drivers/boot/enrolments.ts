@@ -38,9 +38,11 @@ export class Enrolments {
     return join(this.#directory, node, name);
   }
 
-  /** @throws Error for people when the file is damaged: it is then no reason to enrol anew */
+  /** @throws Error for people when the file is damaged: it is then no reason to enrol anew, nor to look at less */
   read(node: string): KeptEnrolment | undefined {
-    return this.#read<KeptEnrolment>(node, 'tpm.json');
+    const kept = this.#read<KeptEnrolment>(node, 'tpm.json');
+    if (kept !== undefined && !isWhole(kept)) throw new Error(`${this.#path(node, 'tpm.json')} is no enrolment`);
+    return kept;
   }
 
   permission(node: string): EnrolmentPermission | undefined {
@@ -65,3 +67,9 @@ export class Enrolments {
     rmSync(this.#path(node, 'tpm-permission.json'), { force: true });
   }
 }
+
+const isHex = (value: unknown): boolean => typeof value === 'string' && /^([0-9a-f]{2})+$/.test(value);
+const isWhole = ({ endorsement, attestation, firmware, others }: Partial<KeptEnrolment>): boolean =>
+  isHex(endorsement) &&
+  isHex(attestation) &&
+  [firmware, others].every((list) => Array.isArray(list) && list.every(isHex));

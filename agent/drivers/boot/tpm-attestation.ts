@@ -5,7 +5,8 @@
  * 1. A nonce is noted as attested only after the machine's quote and event log were judged right under its enrolment.
  * 2. A node is enrolled only in a boot that is itself judged right, so that an image that is not ours enrols nobody; what is taken from the
  *    machine then is which TPM it has, and which firmware and option ROMs.
- * 3. The quote is for fresh bytes of the agent's own besides the nonce: one that was given before is never right again.
+ * 3. Evidence of one boot never counts for another: the command line that was measured holds the token of the boot that is then noted.
+ * 4. The quote is for fresh bytes of the agent's own besides the nonce: one that was given before is never right again.
  */
 import { createHash } from 'node:crypto';
 import {
@@ -101,11 +102,11 @@ function enrolmentOf(node: string, { enrolments, enrolment }: TpmAttestationOpti
   );
 }
 
-/** @param commandLine of this boot, as the kernel was given it. Rejects with what is wrong; the boot is then not attested. */
+/** @param bootId and commandLine of this boot, the latter as its kernel was given it. Rejects with what is wrong; the boot is then not attested. */
 export async function attestByTpm(
   boots: Carriers,
   node: string,
-  { nonce, commandLine }: { readonly nonce: string; readonly commandLine: string },
+  { nonce, bootId, commandLine }: { readonly nonce: string; readonly bootId: string; readonly commandLine: string },
   options: TpmAttestationOptions,
 ): Promise<void> {
   if (boots.facts(node)?.hasTpm !== true)
@@ -119,5 +120,5 @@ export async function attestByTpm(
   const qualifying = createHash('sha256').update(nonce).update(options.freshBytes(32)).digest();
   const log = await quotedLog(boots, node, enrolment, qualifying);
   judgeBoot(log, await options.references(), commandLine, enrolment);
-  boots.attested(node, nonce);
+  boots.attested(node, nonce, bootId);
 }

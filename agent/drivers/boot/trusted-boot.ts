@@ -44,23 +44,25 @@ export interface TrustedSideOptions {
 }
 
 export function trustedSide(boots: TrustedBoots, { baselines, tpm }: TrustedSideOptions): TrustedSide {
-  /** Of the newest boot, by node. */
-  const commandLines = new Map<string, string>();
+  /** The newest, by node. */
+  const measured = new Map<string, { readonly bootId: string; readonly commandLine: string }>();
   return {
     begin(node, place) {
       const { bootId, kernelArguments } = boots.begin(node);
       const own = [...argumentsOf(place), ...kernelArguments];
       const files = { again: `${place.server}/boot.ipxe`, directory: `${place.server}/boot/${bootId}` };
       if (tpm === undefined) return { bootId, script: pairScript(files, own) };
-      commandLines.set(node, [unifiedName, ...own].join(' '));
+      measured.set(node, { bootId, commandLine: [unifiedName, ...own].join(' ') });
       return { bootId, script: unifiedScript(files, own) };
     },
     end: (node) => boots.end(node),
     read: (node) => boots.read(node),
-    attest: (node, nonce) =>
-      tpm === undefined
-        ? boots.attest(node, nonce)
-        : attestByTpm(boots, node, { nonce, commandLine: commandLines.get(node) ?? '' }, tpm),
+    async attest(node, nonce) {
+      if (tpm === undefined) return boots.attest(node, nonce);
+      const boot = measured.get(node);
+      if (boot === undefined) throw new Error('the trusted image is not running');
+      await attestByTpm(boots, node, { nonce, ...boot }, tpm);
+    },
     wipe: (node, erase) => boots.wipe(node, erase),
     check: (node) => boots.check(node, baselines.get(node) ?? {}),
     handle: (request, response) => boots.handle(request, response),
@@ -73,11 +75,37 @@ export interface TrustedImage {
   readonly initrd: string;
   /** Both in one PE file, for UEFI; what a node that attests by TPM boots. */
   readonly unified?: string;
+  /** More arguments of its kernel, such as where the machines' console is. */
+  readonly kernelArguments?: readonly string[];
 }
 
-export function trustedImageAt({ kernel, initrd, unified }: TrustedImage, at: (path: string) => string): TrustedImage {
-  return { kernel: at(kernel), initrd: at(initrd), ...(unified === undefined ? {} : { unified: at(unified) }) };
+export function trustedImageAt(
+  { kernel, initrd, unified, ...rest }: TrustedImage,
+  at: (path: string) => string,
+): TrustedImage {
+  return {
+    ...rest,
+    kernel: at(kernel),
+    initrd: at(initrd),
+    ...(unified === undefined ? {} : { unified: at(unified) }),
+  };
 }
+
+const path = { type: 'string', minLength: 1, maxLength: 4096 };
+/** JSON schema of it in a configuration. What an argument may hold is what neither iPXE nor a kernel gives a meaning of its own. */
+export const trustedImageSchema = {
+  type: 'object',
+  additionalProperties: false,
+  required: ['kernel', 'initrd'],
+  properties: {
+    ...{ kernel: path, initrd: path, unified: path },
+    kernelArguments: {
+      type: 'array',
+      maxItems: 32,
+      items: { type: 'string', pattern: '^[A-Za-z0-9_.:,=/@%+-]{1,255}$' },
+    },
+  },
+};
 
 /** iPXE begins the command line with it. */
 const unifiedName = 'trusted.efi';
@@ -126,6 +154,6 @@ const unifiedScript = (files: ScriptFiles, own: readonly string[]): string =>
   script([`kernel ${files.directory}/${unifiedName} ${own.join(' ')}`, 'boot'], files);
 
 export function trustedFile({ kernel, initrd, unified }: TrustedImage, name: string): BootFile | undefined {
-  const path = name === 'kernel' ? kernel : name === 'initrd' ? initrd : name === unifiedName ? unified : undefined;
-  return path === undefined ? undefined : { path };
+  const found = name === 'kernel' ? kernel : name === 'initrd' ? initrd : name === unifiedName ? unified : undefined;
+  return found === undefined ? undefined : { path: found };
 }

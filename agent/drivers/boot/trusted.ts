@@ -117,12 +117,16 @@ export class TrustedBoots {
       if (key === 'nonce') echoed = value;
     });
     if (echoed !== nonce) throw new Error('the trusted image answered another nonce');
-    this.attested(node, nonce);
+    this.attested(node, nonce, boot.bootId);
   }
 
-  /** A verified answer to the nonce: wiped and checked start anew. */
-  attested(node: string, nonce: string): void {
+  /**
+   * A verified answer to the nonce: wiped and checked start anew.
+   * @param bootId of the boot that gave the answer. @throws when the node has begun another one since
+   */
+  attested(node: string, nonce: string, bootId: string): void {
     const boot = this.#up(node);
+    if (boot.bootId !== bootId) throw new Error('the machine started anew while it was attested');
     boot.nonce = nonce;
     boot.wiped = [];
     boot.checked = false;

@@ -135,10 +135,11 @@ export class HardwareNode implements BootHandler, VmmHand {
   }
 
   #startTrusted(): BootAnswer {
-    const { trusted, name, server, control } = this.#options;
+    const { trusted, trustedImage, name, server, control } = this.#options;
+    const { kernelArguments = [] } = trustedImage;
     const { mac, address } = control;
     const { bootId, script } = trusted.begin(name, {
-      ...{ server, control: mac },
+      ...{ server, control: mac, kernelArguments },
       ...(address === undefined ? {} : { address }),
     });
     this.#trustedBootId = bootId;

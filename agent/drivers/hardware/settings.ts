@@ -8,7 +8,7 @@
 import { isIPv4 } from 'node:net';
 import { type AttestationSettings, attestationSchema } from '../boot/attestation-settings.ts';
 import type { DhcpSegment } from '../boot/dnsmasq.ts';
-import type { TrustedImage } from '../boot/trusted-boot.ts';
+import { type TrustedImage, trustedImageSchema } from '../boot/trusted-boot.ts';
 import type { BridgePort, DhcpServer, Gateway } from '../fabric/layout.ts';
 
 export interface HardwarePort {
@@ -138,7 +138,7 @@ export const hardwareSchema = closed(['fabric', 'images', 'boot', 'nodes'], {
   boot: closed(['port', 'channelPort', 'vmm', 'trusted'], {
     ...{ port: tcpPort, channelPort: tcpPort },
     vmm: closed(['directory', 'bios', 'uefi'], { directory: text, bios: fileName, uefi: fileName }),
-    trusted: closed(['kernel', 'initrd'], { kernel: text, initrd: text, unified: text }),
+    trusted: trustedImageSchema,
     dnsmasq: closed([], {
       firmware: closed(['root', 'bios', 'uefi'], { root: text, bios: fileName, uefi: fileName }),
       data: closed(['interface', 'network', 'netmask', 'hosts'], {

@@ -28,7 +28,7 @@ const polls: Partial<PollTimes> = { idleMs: 2_000, quickMs: 50, slowestMs: 500, 
 /** A machine should be known before it is spoken of; a BMC that stays silent meanwhile is no reason not to start. */
 const firstLookMs = 10_000;
 
-function hardwareOf(spec: MachineSpec): BmcHardware {
+export function hardwareOf(spec: MachineSpec): BmcHardware {
   const { systemUuid, inventory } = factsOf(spec);
   return {
     ...{ systemUuid, name: spec.name, architecture: inventory.architecture },

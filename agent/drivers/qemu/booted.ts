@@ -192,12 +192,13 @@ export class BootedNode implements BootHandler {
     const { machine, trusted } = this.#options;
     for (const disk of machine.spec.shape.disks) await this.mediator.openPlain(disk.name);
     const { name, index } = machine.spec;
+    const { kernelArguments = [] } = this.#options.trustedImage;
     const { bootId, script } = trusted.begin(name, {
       server: this.#server,
       control: macAddress(index, 'Control'),
       address: `${controlPortAddress(index)}/24`,
       // QEMU without KVM on a busy host looks to the kernel as if its timer did not work.
-      kernelArguments: ['no_timer_check'],
+      kernelArguments: ['no_timer_check', ...kernelArguments],
     });
     this.#trustedBootId = bootId;
     this.#keep({ boot: { kind: 'Trusted', bootId: machine.bootId } });

@@ -3,7 +3,8 @@
  *
  * Invariants:
  * 1. Power on is a new QEMU process, power off is its end. The process outlives the agent; a new agent finds it by its pid file.
- * 2. A boot from the network begins with empty disks: nothing of a local disk can run before the boot server has put it there.
+ * 2. A boot from the network begins with empty disks, unless the machine is to keep them as a real one does: nothing of a local disk can run
+ *    before the boot server has put it there.
  * 3. A reset is a fresh process too, with the data of the old one written out. While no agent runs, QEMU resets in place.
  * 4. `bootId` names one start of the machine; whatever is known of what it booted belongs to that start alone.
  */
@@ -40,6 +41,8 @@ export interface MachineOptions {
   readonly random: Random;
   /** More of QEMU's arguments for the start that begins now, such as another firmware or a TPM; what they name is ready then. */
   readonly moreArguments?: () => Promise<readonly string[]>;
+  /** A boot from the network finds the disks as they are. */
+  readonly keepsDisks?: boolean;
   readonly onError: (error: unknown) => void;
 }
 
@@ -226,13 +229,14 @@ export class QemuMachine implements BmcMachine {
       );
     }
     const order = bootedFrom === 'Disk' ? this.#bootable() : shape.disks;
+    const isEmpty = bootedFrom === 'Network' && this.#options.keepsDisks !== true;
     for (const [place, disk] of shape.disks.entries()) {
-      const below = bootedFrom === 'Network' ? emptyNode(disk) : fileNode(disk.name, diskPath(this.spec, disk.name));
+      const below = isEmpty ? emptyNode(disk) : fileNode(disk.name, diskPath(this.spec, disk.name));
       const names = nodeNames(disk.name);
       args.push('-blockdev', JSON.stringify(below));
       args.push(
         '-blockdev',
-        JSON.stringify(topNode(disk.name, bootedFrom === 'Network' ? names.empty : names.file)),
+        JSON.stringify(topNode(disk.name, isEmpty ? names.empty : names.file)),
         '-device',
         `virtio-blk-pci,id=${disk.name},drive=${names.top},serial=${diskSerial(name, disk.name)},discard=on,write-zeroes=off,` +
           `addr=0x${(4 + place).toString(16)},bootindex=${2 + order.indexOf(disk)}`,
