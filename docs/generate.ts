@@ -4,7 +4,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { parse } from 'yaml';
 import type { CustomResourceDefinition } from '../controller/standalone/schema/index.ts';
-import { families } from '../test/simulation/faults/families.ts';
+import { allFamilies } from '../test/simulation/faults/families.ts';
 import { generate } from '../tools/generated.ts';
 import { apiPage } from './api-page.ts';
 import { recordingSvg } from './recording.ts';
@@ -29,7 +29,7 @@ generate({
   'docs/api.md': apiPage(crds),
   'docs/safety.md': safetyPage({
     template: readFileSync(new URL('safety-template.md', import.meta.url), 'utf8'),
-    kinds: families.flatMap(({ kinds }) => kinds.map(({ name }) => name)),
+    kinds: allFamilies.flatMap(({ kinds }) => kinds.map(({ name }) => name)),
     longRun: recordedBy('results/long-run.json', undefined),
     mutantResults: recordedBy('results/mutants.json', []),
     found: recordedBy('found.json', []),

@@ -51,6 +51,22 @@ const own: Readonly<Record<string, string>> = {
   'people.agentForgotten': 'a BitVisorAgent is deleted and comes back',
   'people.extended': 'a window is made longer, shorter or endless while it runs',
   'people.deletesAll': 'every allocation is deleted at once',
+  'git.badUnparsed': 'a commit leaves a file that is no YAML, beside good ones',
+  'git.badKind': 'a commit leaves an object of a kind that does not exist',
+  'git.badValue': 'a commit leaves a value of a wrong type',
+  'git.badField': 'a commit leaves a misspelt field',
+  'git.movedBadly':
+    'an object moves to a file that cannot be read, out of one that may get an error in the same commit',
+  'git.copied': 'two files define the same object',
+  'git.emptied': 'everything is removed at once; then put back, confirmed, or neither',
+  'git.pruned':
+    'every allocation is removed at once, and other files stay; then put back, also within the grace period, or confirmed',
+  'git.rewound': 'the branch is forced back to an older commit, and perhaps forth again',
+  'git.startedOver': 'the repository is made anew, without a common past and with some of the files',
+  'git.unreachable': 'the repository does not answer, or has no such branch',
+  'git.editedMeanwhile':
+    'somebody changes by kubectl what git defines, perhaps the field that git changes in the same minute',
+  'git.deletedMeanwhile': 'somebody deletes by kubectl what git defines',
 };
 
 /** A sentence without its full stop; empty for one that nobody described. */

@@ -11,6 +11,7 @@ import { GitAddressError } from '../gitops/git-address.ts';
 import { gitSource } from '../gitops/git-source.ts';
 import { type Source, SourceError } from '../gitops/source.ts';
 import { readCrds } from '../gitops/validate.ts';
+import { schemaValidator } from '../gitops/validator.ts';
 import { createKubeClient } from '../kube/client.ts';
 import type { KubeClient } from '../kube/port.ts';
 import type { OperatorOptions } from '../reconcilers/operator.ts';
@@ -165,7 +166,7 @@ export async function runController(flags: ControllerFlags, context: ControllerC
   const { clock, random, log, signal } = context;
   const tls = readTls(flags.agentsTls);
   const source = sourceOf(flags, context);
-  const crds = source === undefined ? [] : await readCrds(context.crdDirectory);
+  const validator = schemaValidator(source === undefined ? [] : await readCrds(context.crdDirectory));
   const metrics = createMetrics({ process: true });
   const client = await openClient(flags, context, metrics);
   const { namespace } = flags;
@@ -190,7 +191,7 @@ export async function runController(flags: ControllerFlags, context: ControllerC
     ...(flags.identity === undefined ? {} : { identity: flags.identity }),
     ...(source === undefined
       ? {}
-      : { companion: () => startGitOps({ client, source, crds, namespace, clock, random, log, intervalMs }) }),
+      : { companion: () => startGitOps({ client, source, validator, namespace, clock, random, log, intervalMs }) }),
     onLost: (reason) => {
       log.error('leaving: no longer the leader', { reason });
       lost.abort();

@@ -15,6 +15,7 @@ import { defaultGuardSettings } from '../domain/deletion-guard.ts';
 import { formatProblem } from '../gitops/problems.ts';
 import type { SyncResult } from '../gitops/status.ts';
 import { readCrds } from '../gitops/validate.ts';
+import { schemaValidator } from '../gitops/validator.ts';
 import { createKubeClient } from '../kube/client.ts';
 import { type Lease, leaseKind } from '../kube/lease.ts';
 import { type KubeClient, KubeError } from '../kube/port.ts';
@@ -179,10 +180,10 @@ async function open(flags: StandaloneFlags, context: StandaloneContext, cleanup:
     reportSync(result, sync, progress);
     sync = result;
   };
-  const crds = await readCrds(context.crdDirectory);
+  const validator = schemaValidator(await readCrds(context.crdDirectory));
   // A folder has no commit to look at: it is read every time.
   const intervalMs = repository.isGit ? 30_000 : 2_000;
-  const gitOps = { client, source: repository.source, crds, clock, random, log, intervalMs, onResult };
+  const gitOps = { client, source: repository.source, validator, clock, random, log, intervalMs, onResult };
   const pause = { isOn: false };
   const connector = new AgentPool({ ...room.operator, caPem: room.caPem, clock, random });
   const renew = async (): Promise<void> => connector.renew({ ...(await room.renew()), caPem: room.caPem });

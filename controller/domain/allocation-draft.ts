@@ -31,6 +31,8 @@ export interface MemberView {
   readonly ready: boolean;
   readonly installed: boolean;
   readonly devirtualized: boolean;
+  /** It is in use and has no power; `why` says what keeps it from being switched on. */
+  readonly off?: { readonly why?: string };
   readonly failure?: { code: string; message: string };
   /** Failures that are the environment's fault. */
   readonly imageTrouble?: { code: string; message: string };

@@ -88,6 +88,7 @@ function conditionsOf(draft: Draft, sum: Tally): Record<string, Truth> {
   const devirtualizes = spec.devirtualize === 'WhenInstalled';
   const settled =
     committed === wanted &&
+    sum.ready === wanted &&
     sum.installed === wanted &&
     (!devirtualizes || sum.devirtualized === wanted) &&
     draft.updating.size === 0 &&
@@ -107,7 +108,7 @@ function conditionsOf(draft: Draft, sum: Tally): Record<string, Truth> {
     Ready:
       sum.ready >= least && !draft.closing
         ? yes('Running', `${count(sum.ready)} run revision ${status.revision ?? ''}`)
-        : no(draft.closing ? (status.ends?.reason ?? 'Ending') : 'NotRunning', `${count(sum.ready)} run`),
+        : no(draft.closing ? (status.ends?.reason ?? 'Ending') : 'NotRunning', `${count(sum.ready)} run${offOf(sum)}`),
     Installed: all(sum.installed)
       ? yes('Installed', `${count(sum.installed)} have every block local and flushed`)
       : no('Streaming', `${count(sum.installed)} have every block local and flushed`),
@@ -162,7 +163,14 @@ function stalledBecause(draft: Draft, sum: Tally, trouble: { code: string; messa
     const first = sum.views.find((view) => view.failure !== undefined);
     return yes('NodesFailed', `${sum.failed} nodes failed in use, first ${first?.name}: ${first?.failure?.message}`);
   }
+  const left = sum.views.find((view) => view.off?.why !== undefined);
+  if (left !== undefined) return yes('NodeOff', `${left.name} is switched off, and left so: ${left.off?.why}`);
   return no('Working', 'nothing stands in the way');
+}
+
+function offOf({ views }: Tally): string {
+  const off = views.filter((view) => view.off !== undefined);
+  return off.length === 0 ? '' : `; switched off: ${some(off)}`;
 }
 
 /** Nodes whose end is decided here and cannot be recorded on them: their records contradict each other. */

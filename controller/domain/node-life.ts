@@ -11,6 +11,7 @@
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNodeStatus } from '../api/types.generated.ts';
 import { type Conflict, findConflict, guestUnrecorded, showsGuest } from './node-conflicts.ts';
+import { keepPower } from './node-power.ts';
 import { failedBeforeUse, reclaim } from './node-reclaim.ts';
 import {
   certificateRecord,
@@ -337,6 +338,8 @@ function walkTenancy(
   if (state === 'Booting' && !revisionInForce) {
     return { kind: 'rest', state, message: 'its allocation moved on to another revision' };
   }
+  const power = keepPower({ node: input.node, suspended: owner.suspended, nowIso: input.nowIso }, status, facts, state);
+  if (power) return power;
   if (state === 'BareMetal' || state === 'Resident') return settled(input, status, facts, state);
   if (status.lastError && status.state === state) {
     return { kind: 'rest', state, message: `${status.lastError.code}: ${status.lastError.message}` };

@@ -27,6 +27,8 @@ export interface InventoryEntry {
   readonly file: string;
   /** SHA-256 of what was last applied, in hexadecimal. */
   readonly hash: string;
+  /** It is missing, and may only be deleted once a person confirmed it; absent: not so. See PrunePlan.waiting. */
+  readonly held?: boolean;
 }
 
 export interface Inventory {
@@ -58,7 +60,10 @@ function isEntry(value: unknown): value is InventoryEntry {
   const required = ['key', 'group', 'version', 'kind', 'plural', 'name', 'file', 'hash'].every((name) =>
     isText(value[name]),
   );
-  return required && ['namespace', 'uid'].every((name) => value[name] === undefined || isText(value[name]));
+  const isHeldSound = value.held === undefined || typeof value.held === 'boolean';
+  return (
+    required && isHeldSound && ['namespace', 'uid'].every((name) => value[name] === undefined || isText(value[name]))
+  );
 }
 
 export class InventoryStore {

@@ -5,7 +5,8 @@
  * 1. Only what the inventory says was applied, with the uid that was applied, is ever in `prune`.
  * 2. What a file names, validly or not, and what a file that now fails once defined, is kept.
  * 3. While new content hides which objects it defines, nothing is pruned: an object may have moved there.
- * 4. A path that names nothing any more, a rewritten branch, and the loss of a large share wait for a person.
+ * 4. A path that names nothing any more, a rewritten branch, and the loss of a large share wait for a person. Such a hold
+ *    ends by a confirmation, or when the object is defined again, and never by what else the repository says later.
  * 5. A Namespace is never pruned: others' objects would go with it.
  */
 import type { DesiredState } from './desired.ts';
@@ -36,13 +37,13 @@ export interface PrunePlan {
   readonly prune: readonly InventoryEntry[];
   /** Forgotten without being deleted. */
   readonly release: readonly InventoryEntry[];
-  /** Missing, but kept because a file cannot be read. */
+  /** Missing, but kept because a file cannot be read; `held` where they would wait as well. */
   readonly kept: readonly InventoryEntry[];
-  /** Missing, and waiting for a confirmation. */
+  /** Missing, and waiting for a confirmation; all of them `held`, to be remembered so. */
   readonly waiting: readonly InventoryEntry[];
   /** Why `kept` or `waiting` is not empty. */
   readonly reason: string | undefined;
-  /** Unread content that was already so when everything in the inventory was last accounted for. */
+  /** Unread content that was already so when everything in the inventory was last accounted for, or that hides only what it defined before. */
   readonly unread: Readonly<Record<string, string>>;
 }
 
@@ -61,38 +62,62 @@ export function isConfirmed(confirmed: string | undefined, commit: string): bool
 
 export function planPrune(input: PruneInput): PrunePlan {
   const { inventory, desired, history, commit, confirmed, settings } = input;
+  const isAllowed = isConfirmed(confirmed, commit);
+  const isRewritten = isRewriting(history);
+  const held = (entry: InventoryEntry): InventoryEntry => ({ ...entry, held: true });
+  /** What is missing on a rewritten branch may stand in the commits that were cut off. */
+  const keptOf = (entries: readonly InventoryEntry[]): InventoryEntry[] =>
+    isRewritten && !isAllowed ? entries.map(held) : [...entries];
+
   const missing = inventory.entries.filter((entry) => !desired.valid.has(entry.key) && !desired.named.has(entry.key));
-  const kept = missing.filter((entry) => isBelow(entry.file, desired.failing));
-  const gone = missing.filter((entry) => !kept.includes(entry));
+  const failing = missing.filter((entry) => isBelow(entry.file, desired.failing));
+  const gone = missing.filter((entry) => !failing.includes(entry));
   const release = gone.filter((entry) => entry.group === '' && entry.kind === 'Namespace');
   const candidates = gone.filter((entry) => !release.includes(entry));
   const unreadNow = Object.fromEntries(desired.unread);
+  const kept = keptOf(failing);
   const plan = { prune: [], release, kept, waiting: [], unread: unreadNow };
   const keptReason = kept.length === 0 ? undefined : 'objects of files with errors keep their last good state';
-  if (candidates.length === 0) return { ...plan, reason: keptReason };
+  if (candidates.length === 0) return { ...plan, unread: accountedFor(unreadNow, inventory, kept), reason: keptReason };
 
   const suspects = Object.entries(unreadNow).filter(([path, id]) => inventory.unread[path] !== id);
   if (suspects.length > 0) {
     const names = suspects.map(([path]) => path).slice(0, 3);
     const reason = `nothing is pruned until ${names.join(', ')} can be read: removed objects may have moved there`;
-    return { ...plan, release: [], kept: [...kept, ...gone], reason, unread: inventory.unread };
+    return { ...plan, release: [], kept: keptOf([...failing, ...gone]), reason, unread: inventory.unread };
   }
-  const alarm = alarmOf(candidates.length, inventory.entries.length, desired, history, settings);
-  if (alarm !== undefined && !isConfirmed(confirmed, commit)) {
-    return { ...plan, release: [], waiting: gone, reason: alarm };
-  }
-  return { ...plan, prune: candidates, reason: keptReason };
+  if (isAllowed) return { ...plan, prune: candidates, reason: keptReason };
+  const alarm = alarmOf(candidates.length, inventory.entries.length, desired, isRewritten, settings);
+  if (alarm !== undefined) return { ...plan, release: [], waiting: gone.map(held), reason: alarm };
+  const waiting = candidates.filter((entry) => entry.held);
+  const reason = waiting.length > 0 ? 'they wait since an earlier commit, and nobody confirmed it' : keptReason;
+  return { ...plan, prune: candidates.filter((entry) => !entry.held), waiting, reason };
+}
+
+/** Whether the branch does not lead on from what was applied last. */
+export const isRewriting = (history: History): boolean => history === 'Rewritten' || history === 'Unrelated';
+
+/** What is kept may have moved into unread content that is new, unless it is the file in which it stood. */
+function accountedFor(
+  unreadNow: Readonly<Record<string, string>>,
+  inventory: Inventory,
+  kept: readonly InventoryEntry[],
+): Record<string, string> {
+  const known = Object.entries(unreadNow).filter(
+    ([path, id]) => inventory.unread[path] === id || kept.every((entry) => isBelow(entry.file, new Set([path]))),
+  );
+  return Object.fromEntries(known);
 }
 
 function alarmOf(
   candidates: number,
   total: number,
   desired: PruneInput['desired'],
-  history: History,
+  isRewritten: boolean,
   settings: PruneSettings,
 ): string | undefined {
   if (desired.valid.size + desired.named.size === 0) return 'the path defines no objects any more';
-  if (history === 'Rewritten' || history === 'Unrelated') return 'the branch was rewritten';
+  if (isRewritten) return 'the branch was rewritten';
   if (candidates >= settings.smallestHeld && candidates > total * settings.largestShare) {
     return `${candidates} of ${total} objects left the repository at once`;
   }

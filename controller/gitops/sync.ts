@@ -14,7 +14,14 @@ import { type DesiredObject, type DesiredState, desiredState, objectTitle } from
 import { hashOf, type Inventory, type InventoryEntry, InventoryError, InventoryStore } from './inventory.ts';
 import type { Difference } from './merge.ts';
 import { compareProblems, oneLine, type Problem } from './problems.ts';
-import { defaultPruneSettings, isConfirmed, type PrunePlan, type PruneSettings, planPrune } from './prune.ts';
+import {
+  defaultPruneSettings,
+  isConfirmed,
+  isRewriting,
+  type PrunePlan,
+  type PruneSettings,
+  planPrune,
+} from './prune.ts';
 import { type Snapshot, type Source, SourceError } from './source.ts';
 import { type FileResult, StatusStore, type SyncCounts, type SyncResult } from './status.ts';
 import type { DocumentValidator } from './validator.ts';
@@ -160,21 +167,14 @@ class Pass {
 
     const entries = new Map(inventory.entries.map((entry) => [entry.key, entry]));
     for (const object of desired.valid.values()) entries.set(object.key, entryOf(object, entries.get(object.key)));
-    // The commit moves on only with its prune: a rewritten branch must still be seen as such while it waits.
-    const pending = plan.waiting.length > 0;
+    for (const entry of [...plan.kept, ...plan.waiting]) entries.set(entry.key, entry);
     const record = (): Promise<void> =>
-      this.#inventoryStore.write({
-        entries: [...entries.values()],
-        commit: pending && history === 'Rewritten' ? inventory.commit : commit,
-        unread: plan.unread,
-      });
+      this.#inventoryStore.write({ entries: [...entries.values()], commit, unread: plan.unread });
     const isNew = [...desired.valid.keys()].some((key) => inventory.entries.every((entry) => entry.key !== key));
     if (isNew) {
-      await this.#inventoryStore.write({
-        entries: [...entries.values()],
-        commit: inventory.commit,
-        unread: inventory.unread,
-      });
+      // Cut off now, the next pass must not take what a rewritten branch brought for something that its successor removed.
+      const intended = [...entries.values()].map((entry) => (isRewriting(history) ? { ...entry, held: true } : entry));
+      await this.#inventoryStore.write({ ...inventory, entries: intended });
     }
     try {
       await this.#applyAll([...desired.valid.values()], entries);

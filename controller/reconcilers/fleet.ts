@@ -12,6 +12,7 @@ import type { Environment, NodeObservation } from '../api/protocol.generated.ts'
 import type { BitVisorAgent, ComputeEnvironment, NodeAllocation, PhysicalNode } from '../api/types.generated.ts';
 import type { MemberView } from '../domain/allocation-draft.ts';
 import { guestMayHaveRun, observationCounts } from '../domain/node-life.ts';
+import { isOffInUse, leftOff } from '../domain/node-power.ts';
 import type { NodeInput, Tenancy } from '../domain/node-records.ts';
 import { environmentFrom } from '../domain/revision.ts';
 import { guestRuns, isInstalled, isolatedIn, type NodeState } from '../domain/states.ts';
@@ -304,6 +305,8 @@ export class Fleet {
     const runs = claimed && end === undefined && fresh && guestRuns(state);
     // An agent whose log is another than the claim was made in knows nothing of the guest.
     const trusted = facts !== undefined && this.linkOf(nodeName)?.state().hello?.storeId === status.storeId;
+    const off = runs && current && isOffInUse(facts);
+    const why = off && node ? leftOff(node, allocation.spec.suspend) : undefined;
     return {
       name: nodeName,
       state,
@@ -316,9 +319,10 @@ export class Fleet {
       isolated: claimed && (facts && claim ? isolatedIn(facts, claim.domain) : runs),
       // Without a record that says otherwise, a claimed node is in use.
       guestStarted: claimed && (!trusted || guestMayHaveRun(facts, status)),
-      ready: runs,
+      ready: runs && !off,
       installed: runs && isInstalled(state),
       devirtualized: runs && state === 'BareMetal',
+      ...(off ? { off: why === undefined ? {} : { why } } : {}),
       ...(lastError === undefined || !claimed || end !== undefined ? {} : { failure: lastError }),
       ...(note?.imageTrouble === undefined ? {} : { imageTrouble: note.imageTrouble }),
       localBytes: current ? facts.copy.localBytes : 0,

@@ -221,7 +221,7 @@ export class NodeReconciler {
     if (result.outcome === 'gone') return { kind: 'done' };
     if (event) {
       const decided = node.spec?.decision;
-      events.record(node, event.type, event.reason, `${why}: ${decided?.reason ?? ''}`);
+      events.record(node, event.type, event.reason, decided === undefined ? why : `${why}: ${decided.reason}`);
     }
     this.#attempts.delete(name);
     return { kind: 'after', ms: 0 };

@@ -10,9 +10,10 @@ import type { History } from '../../controller/gitops/source.ts';
 const key = fc.constantFrom(...'abcdefghij');
 const file = fc.constantFrom('a.yaml', 'b.yaml', 'dir/c.yaml');
 const entry = fc
-  .record({ key, file, kind: fc.constantFrom('NodeAllocation', 'Namespace') })
-  .map(({ key: name, file: path, kind }): InventoryEntry => {
+  .record({ key, file, kind: fc.constantFrom('NodeAllocation', 'Namespace'), held: fc.boolean() })
+  .map(({ key: name, file: path, kind, held }): InventoryEntry => {
     return {
+      held,
       key: name,
       group: kind === 'Namespace' ? '' : 'bitvisor.io',
       version: 'v1',
@@ -63,11 +64,13 @@ test('nothing is pruned that is defined, unreadable, unconfirmed or not applied 
       if (plan.prune.length > 0 && !isAllowed) {
         assert.ok(history !== 'Rewritten' && history !== 'Unrelated');
         assert.ok(valid.length + named.length > 0);
+        assert.ok(plan.prune.every(({ held }) => held !== true));
         assert.ok(plan.prune.length < 4 || plan.prune.length <= entries.length / 2);
       }
       const all = [...plan.prune, ...plan.release, ...plan.kept, ...plan.waiting];
       assert.equal(new Set(all).size, all.length);
       for (const one of all) assert.ok(!valid.includes(one.key));
+      for (const one of plan.waiting) assert.equal(one.held, true, 'what waits is remembered so');
     }),
     { numRuns: 500 },
   );

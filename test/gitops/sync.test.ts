@@ -6,7 +6,7 @@ import { renameSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
 import { computeEnvironments, configMaps, namespaces, nodeAllocations } from '../../controller/api/meta.ts';
-import { KubeError } from '../../controller/kube/port.ts';
+import { type KubeClient, KubeError } from '../../controller/kube/port.ts';
 import {
   allocationYaml,
   baseFiles,
@@ -30,6 +30,14 @@ function started(t: TestContext, path = ''): Site {
 }
 
 // Most of the time is git's: the tests share nothing and may overlap.
+const confirm = (kube: KubeClient, commit: string): Promise<unknown> =>
+  kube.patch(
+    configMaps,
+    { namespace: 'operator', name: 'site-sync' },
+    { metadata: { annotations: { 'bitvisor.io/confirm-prune': commit } } },
+    { type: 'merge' },
+  );
+
 describe('sync', { concurrency: 4 }, () => {
   test('a commit becomes objects, in any order of files, and nothing is written at rest', { skip }, async (t) => {
     const { repository, kube, sync } = started(t);
@@ -175,6 +183,20 @@ describe('sync', { concurrency: 4 }, () => {
     assert.deepEqual(names(kube, nodeAllocations), ['cfd']);
   });
 
+  test('an object that moves into a file that cannot be read, out of one with an error, is not pruned', {
+    skip,
+  }, async (t) => {
+    const { repository, kube, sync } = started(t);
+    repository.commit({ ...baseFiles, 'pair.yaml': `${allocationYaml('one')}---\n${allocationYaml('two')}` });
+    await sync();
+    repository.commit({ 'pair.yaml': allocationYaml('one', 'many'), 'moved.yaml': `${allocationYaml('two')}  x: [` });
+    await sync();
+    repository.commit({ 'pair.yaml': allocationYaml('one') });
+    const result = await sync();
+    assert.match(result.message, /nothing is pruned until moved.yaml can be read/);
+    assert.deepEqual(names(kube, nodeAllocations), ['cfd', 'one', 'two']);
+  });
+
   test('symbolic links and hidden folders are not followed, and nothing below a link is pruned', {
     skip,
   }, async (t) => {
@@ -213,17 +235,10 @@ describe('sync', { concurrency: 4 }, () => {
       held.message,
       new RegExp(`annotate --overwrite configmap site-sync bitvisor.io/confirm-prune=${commit}`),
     );
-    const confirm = (value: string): Promise<unknown> =>
-      kube.patch(
-        configMaps,
-        { namespace: 'operator', name: 'site-sync' },
-        { metadata: { annotations: { 'bitvisor.io/confirm-prune': value } } },
-        { type: 'merge' },
-      );
-    await confirm('f'.repeat(40));
+    await confirm(kube, 'f'.repeat(40));
     assert.equal((await sync()).result, 'Held');
     assert.deepEqual(names(kube, nodeAllocations), ['cfd']);
-    await confirm(commit);
+    await confirm(kube, commit);
     assert.equal((await sync()).counts.pruned, 2);
     assert.deepEqual([names(kube, nodeAllocations), names(kube, computeEnvironments)], [[], []]);
     assert.deepEqual(names(kube, namespaces), ['team-a'], 'a Namespace is never pruned');
@@ -238,6 +253,21 @@ describe('sync', { concurrency: 4 }, () => {
     const held = await sync();
     assert.deepEqual([held.result, held.notPruned.length], ['Held', 5]);
     assert.equal(names(kube, nodeAllocations).length, 6);
+  });
+
+  test('what waits for a confirmation waits on when some of the rest is put back', { skip }, async (t) => {
+    const { repository, kube, sync } = started(t);
+    const files = Object.fromEntries([1, 2, 3, 4].map((n) => [`${n}.yaml`, allocationYaml(`a${n}`)]));
+    repository.commit({ ...baseFiles, ...files });
+    await sync();
+    repository.commit({ '1.yaml': undefined, '2.yaml': undefined, '3.yaml': undefined, '4.yaml': undefined });
+    assert.equal((await sync()).result, 'Held');
+    const commit = repository.commit({ '1.yaml': allocationYaml('a1'), '2.yaml': allocationYaml('a2') });
+    assert.equal((await sync()).result, 'Held');
+    assert.deepEqual(names(kube, nodeAllocations), ['a1', 'a2', 'a3', 'a4', 'cfd']);
+    await confirm(kube, commit);
+    assert.equal((await sync()).result, 'Synced');
+    assert.deepEqual(names(kube, nodeAllocations), ['a1', 'a2', 'cfd']);
   });
 
   test('a repository that is gone, has no branch, or was replaced changes nothing until it is back', {
@@ -277,6 +307,40 @@ describe('sync', { concurrency: 4 }, () => {
     assert.match(held.message, /the branch was rewritten/);
     await sync();
     assert.deepEqual(names(kube, nodeAllocations), ['cfd', 'new']);
+  });
+
+  test('what a rewritten branch brought waits as well when the branch is rewritten again', { skip }, async (t) => {
+    const { repository, kube, sync } = started(t);
+    const first = repository.commit({ 'ns.yaml': baseFiles['ns.yaml'], 'env.yaml': baseFiles['env.yaml'] });
+    const newest = repository.commit({ 'cfd.yaml': allocationYaml('cfd') });
+    await sync();
+    repository.git('reset', '--quiet', '--hard', first);
+    repository.commit({ 'new.yaml': allocationYaml('new') });
+    await sync();
+    repository.git('reset', '--quiet', '--hard', newest);
+    repository.commit({ 'other.yaml': allocationYaml('other') });
+    const held = await sync();
+    assert.match(held.message, /the branch was rewritten/);
+    assert.match((await sync()).message, /they wait since an earlier commit.*annotate/);
+    assert.deepEqual(names(kube, nodeAllocations), ['cfd', 'new', 'other']);
+    repository.commit({ 'new.yaml': allocationYaml('new') });
+    assert.equal((await sync()).result, 'Synced');
+    repository.commit({ 'new.yaml': undefined });
+    await sync();
+    assert.deepEqual(names(kube, nodeAllocations), ['cfd', 'other'], 'with everything accounted for it is as ever');
+  });
+
+  test('a rewritten branch is still one when a file of it could not be read at first', { skip }, async (t) => {
+    const { repository, kube, sync } = started(t);
+    const first = repository.commit({ 'ns.yaml': baseFiles['ns.yaml'], 'env.yaml': baseFiles['env.yaml'] });
+    repository.commit({ 'cfd.yaml': allocationYaml('cfd') });
+    await sync();
+    repository.git('reset', '--quiet', '--hard', first);
+    repository.commit({ 'broken.yaml': 'a: [' });
+    await sync();
+    repository.commit({ 'broken.yaml': undefined });
+    assert.match((await sync()).message, /they wait since an earlier commit/);
+    assert.deepEqual(names(kube, nodeAllocations), ['cfd']);
   });
 
   test('never pruned: what others made, and what took the place of what was applied', { skip }, async (t) => {

@@ -29,6 +29,9 @@ class History {
       clock: { now: () => this.nowMs, monotonic: () => this.nowMs },
       trace: { add: () => {} },
       machine: () => ({ disks, plan: this.plan, faults: this.faults, changes: {} }) as never,
+      repository: () => undefined,
+      tenantObjects: () => new Map(),
+      syncStatus: () => undefined,
       shownPorts: () => [],
       pendingTokens: () => this.pending,
     });

@@ -4,7 +4,7 @@
 import { writeFileSync } from 'node:fs';
 import process from 'node:process';
 import { parseArgs } from 'node:util';
-import { families } from './faults/families.ts';
+import { allFamilies } from './faults/families.ts';
 import { runSeed } from './run.ts';
 import { Summary } from './summary.ts';
 
@@ -15,7 +15,7 @@ Runs the operator, its agents and a simulated machine room under faults that are
   --seed N          one seed
   --seeds A..B      these seeds, both included (default 1..20)
   --minutes M       seeds from A (or 1) on, until M minutes are over
-  --faults LIST     only these families or kinds, by commas: ${families.map(({ name }) => name).join(', ')}, or family.kind
+  --faults LIST     only these families or kinds, by commas: ${allFamilies.map(({ name }) => name).join(', ')}, or family.kind
   --verbose         every line of the trace
   --out FILE        the summary as JSON
   --help            this text

@@ -14,6 +14,7 @@ import { KubeError } from '../../controller/kube/port.ts';
 import type { Operator } from '../../controller/reconcilers/operator.ts';
 import type { LogFields, Logger } from '../../controller/runtime/log.ts';
 import { AgentNetwork } from './agent-network.ts';
+import { gitCompanion, operatorNamespace, watchedSync } from './git-sync.ts';
 import { KubeNetwork } from './kube-network.ts';
 import { ProcessClock } from './process-clock.ts';
 import type { World } from './world.ts';
@@ -43,7 +44,9 @@ export class OperatorProcess {
     const site = { passed: (point: 'before' | 'after', what: string) => this.#passed(point, what) };
     const connection = world.kube.connect();
     this.#close = () => void connection.close();
-    this.kube = new KubeNetwork(world, connection, this.clock, name, site);
+    const { git } = world;
+    const watched = git === undefined ? connection : watchedSync(connection, world);
+    this.kube = new KubeNetwork(world, watched, this.clock, name, site);
     this.agents = new AgentNetwork(world, this.clock, name, site);
     for (const host of world.agents.values()) this.agents.attach(host);
     world.trace.add(name, `starts, clock off by ${skewMs} ms, rate ${rate}`);
@@ -54,8 +57,18 @@ export class OperatorProcess {
       random: world.random(`process ${name}`),
       log: simulatedLogger(world, name),
       settings: { deletions: defaultGuardSettings, blast: defaultBlastSettings, drainSeconds: 30 },
-      namespace: 'bitvisor-system',
+      namespace: operatorNamespace,
       identity: name,
+      ...(git === undefined
+        ? {}
+        : {
+            companion: gitCompanion(world, git.repository, {
+              name,
+              clock: this.clock,
+              kube: this.kube,
+              log: syncLogger(world, name),
+            }),
+          }),
       onLost: (reason) => {
         this.kill(`lost leadership: ${reason}`);
         world.restartOperator(this);
@@ -120,4 +133,11 @@ function simulatedLogger(world: World, who: string): Logger {
     child: () => logger,
   };
   return logger;
+}
+
+/** The sync's loop goes on whatever a pass throws, and only says so. */
+function syncLogger(world: World, name: string): Logger {
+  const logger = simulatedLogger(world, name);
+  const syncs: Logger = { ...logger, warn: logger.error, child: () => syncs };
+  return syncs;
 }

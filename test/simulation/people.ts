@@ -224,7 +224,7 @@ const actions: readonly (readonly [string, number])[] = [
 
 const isHeld = ({ status }: PhysicalNode): boolean => status?.state === 'Quarantined' || status?.state === 'Orphaned';
 
-function digestOf(text: string): string {
+export function digestOf(text: string): string {
   return createHash('sha256').update(text).digest('hex');
 }
 

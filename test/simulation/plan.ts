@@ -74,3 +74,30 @@ export function planOf(
     flushMs: pick(random, [500, 500, 30_000]),
   };
 }
+
+/** What happens in the repository of a world that has one. */
+export interface GitPlan {
+  readonly kinds: readonly PlannedKind[];
+  /** Of the commits, the share that is a fault. */
+  readonly faultShare: number;
+  /** Milliseconds between two commits are drawn from these. */
+  readonly gapsMs: readonly number[];
+}
+
+const gitShare = 0.25;
+
+/**
+ * Drawn from a stream of its own: whatever a seed stood for before there was git, it stands for where it has none.
+ * @param asked the seed has git, whatever it draws; undefined: it has git if it draws so
+ */
+export function gitPlanOf(seed: number, kinds: readonly FaultKind[], asked: boolean): GitPlan | undefined {
+  const random = stream(seed, 'git plan');
+  if (!chance(random, gitShare) && !asked) return undefined;
+  const isSome = chance(random, 0.7);
+  const chosen = kinds.filter(() => chance(random, 0.5) || !isSome);
+  return {
+    kinds: chosen.map((kind) => ({ kind, strength: Math.max(0.05, random.next()) })),
+    faultShare: chosen.length === 0 ? 0 : 0.2 + 0.5 * random.next(),
+    gapsMs: chance(random, 0.5) ? [1_000, 10_000, 30_000, 90_000] : [30_000, 120_000, 300_000],
+  };
+}

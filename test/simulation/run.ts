@@ -10,8 +10,10 @@ import { confirmDeletionAnnotation } from '../../controller/domain/allocation-dr
 import { chance, pick, weighted } from './chance.ts';
 import type { Violation } from './checkers/checker.ts';
 import { families, kindsOf } from './faults/families.ts';
+import type { FaultKind } from './faults/family.ts';
+import { gitFaults, isOfGit } from './faults/git.ts';
 import { People } from './people.ts';
-import { type Plan, planOf } from './plan.ts';
+import { type GitPlan, gitPlanOf, type Plan, planOf } from './plan.ts';
 import { World } from './world.ts';
 
 export interface RunOptions {
@@ -50,14 +52,20 @@ const quietMs = 3_600_000;
 class Run {
   readonly world: World;
   readonly plan: Plan;
+  readonly gitPlan: GitPlan | undefined;
   readonly people: People;
 
   constructor({ seed, faults = [], mode, print }: RunOptions) {
-    const kinds = kindsOf(faults);
+    const asked = kindsOf(faults);
+    const kinds = asked.filter(({ name }) => !isOfGit(name));
+    const gitKinds = faults.length === 0 ? gitFaults.kinds : asked.filter(({ name }) => isOfGit(name));
+    if (faults.length === 0 || gitKinds.length > 0)
+      this.gitPlan = gitPlanOf(seed, gitKinds, gitKinds.length > 0 && faults.length > 0);
     this.plan = planOf(seed, faults.length === 0 ? families : [{ name: 'asked', kinds }], kinds, mode);
     const { racks, replicas, flushMs } = this.plan;
     const room = { durations: { ...defaultRoom.durations, flush: flushMs } };
-    this.world = new World({ seed, racks, replicas, room, ...(print === undefined ? {} : { print }) });
+    const git = this.gitPlan !== undefined;
+    this.world = new World({ seed, racks, replicas, room, git, ...(print === undefined ? {} : { print }) });
     this.people = new People(this.world);
   }
 
@@ -99,6 +107,32 @@ class Run {
     for (const { kind, strength } of this.plan.kinds) {
       kind.begin?.(this.world, strength, this.world.random(kind.name));
     }
+    this.#commitLater();
+  }
+
+  /** Commits and what befalls the repository, beside everything else, until the storm is over. */
+  #commitLater(): void {
+    const { world, gitPlan } = this;
+    if (gitPlan === undefined) return;
+    const random = world.random('git storm');
+    const striking = gitPlan.kinds.map(({ kind, strength }) => [kind, (kind.weight ?? 1) * strength] as const);
+    world.clock.setTimer(pick(random, gitPlan.gapsMs), () => {
+      if (world.calm) return;
+      const kind = chance(random, gitPlan.faultShare) ? weighted(random, striking) : undefined;
+      if (kind === undefined) world.git?.act();
+      else void this.#strikeGit(kind);
+      this.#commitLater();
+    });
+  }
+
+  async #strikeGit(kind: FaultKind): Promise<void> {
+    const { world } = this;
+    world.trace.add('fault', kind.name);
+    try {
+      if ((await kind.strike?.(world, world.random('git faults'))) !== false) world.struck(kind.name);
+    } catch (error) {
+      world.unexpected(kind.name, error);
+    }
   }
 
   /** Faults stop, people say what they still owe, and everything gets its time. */
@@ -111,6 +145,7 @@ class Run {
       host.dieAt('act', Number.POSITIVE_INFINITY);
       host.start();
     }
+    world.git?.settle();
     await this.people.putAgentsRight();
     for (const one of [...world.processes]) one.dieAt('after', Number.POSITIVE_INFINITY);
     for (const node of world.nodes()) if (node.spec?.maintenance) await this.people.maintain(node, false);

@@ -28,3 +28,15 @@ test('a seed is the same run again, to the last line of its trace', async () => 
     assert.equal(second.traceLines, first.traceLines);
   }
 });
+
+test('with a repository followed through its own faults the rules hold, and the seed is the same run again', async () => {
+  const kinds = new Set<string>();
+  for (const seed of [4, 8, 19]) {
+    const result = await runSeed({ seed, faults: ['git'] });
+    for (const kind of Object.keys(result.strikes)) kinds.add(kind);
+    const broken = result.violations.map(({ rule, message }) => `rule ${rule}: ${message}`);
+    assert.deepEqual(broken, [], `replay it with: npm run simulate -- --seed ${seed} --faults git --verbose`);
+    if (seed === 19) assert.equal((await runSeed({ seed, faults: ['git'] })).hash, result.hash);
+  }
+  assert.ok(kinds.size > 9, `only ${[...kinds]} struck`);
+});

@@ -11,13 +11,16 @@ import type { SimMachine } from '../../agent/drivers/simulated/machine.ts';
 import type { RoomEvent } from '../../agent/drivers/simulated/store.ts';
 import type { Row } from '../../agent/row.ts';
 import { parseHostlist } from '../../controller/api/hostlist.ts';
-import { nodeAllocations, physicalNodes } from '../../controller/api/meta.ts';
+import { configMaps, nodeAllocations, physicalNodes } from '../../controller/api/meta.ts';
 import type { Instruction, Port } from '../../controller/api/protocol.generated.ts';
 import type { NodeAllocation, PhysicalNode } from '../../controller/api/types.generated.ts';
+import type { ConfigMap } from '../../controller/gitops/inventory.ts';
 import type { GroupVersionKind, KubeObject } from '../../controller/kube/port.ts';
 import { allCheckers } from './checkers/all.ts';
 import type { Checker, Violation } from './checkers/checker.ts';
 import type { DriverAct } from './driver-tap.ts';
+import type { Repository } from './git-repository.ts';
+import { operatorNamespace, type SyncWrite, syncName } from './git-sync.ts';
 
 export interface GuestTruth {
   /** UID of the allocation whose epoch it is; undefined when no instruction ever named one. */
@@ -59,6 +62,8 @@ export interface MachineTruth {
   offUntrue: boolean;
   /** Epoch to the uid of the allocation that an accepted instruction named under it. */
   readonly epochs: Map<number, string>;
+  /** Of its claims, the revision by epoch. */
+  readonly revisions: Map<number, string>;
   devirtualizedEpoch: number | undefined;
   /** A person, a backup or a fault took records away: conflicts that are shown are expected. */
   tampered: string | undefined;
@@ -103,6 +108,12 @@ export interface Ground {
   readonly trace: { add(who: string, what: string): void };
   /** The machine itself. */
   machine(node: string): SimMachine | undefined;
+  /** Which the operator follows, where it follows one. */
+  repository(): Repository | undefined;
+  /** What people define and the API server holds, by `Kind/name`. */
+  tenantObjects(): ReadonlyMap<string, KubeObject>;
+  /** What the sync of that repository says of itself. */
+  syncStatus(): Readonly<Record<string, string>> | undefined;
   /** As the switch's driver shows the node's ports now. */
   shownPorts(node: string): readonly Port[];
   /** Tokens of what was asked of the node's drivers and can still take effect, as they show it. */
@@ -124,6 +135,8 @@ export class Truth {
   tenancies = 0;
   /** Instructions accepted and commands given to drivers, since the start; at rest it stands still. */
   deeds = 0;
+  /** How often the API server was put back to an older state. */
+  restores = 0;
   /** Writes to objects of ours, since the start; at rest it stands still. */
   writes = 0;
   readonly #checkers: readonly Checker[];
@@ -158,6 +171,7 @@ export class Truth {
         orderUntrue: false,
         offUntrue: false,
         epochs: new Map(),
+        revisions: new Map(),
         devirtualizedEpoch: undefined,
         tampered: undefined,
         broken: undefined,
@@ -211,12 +225,23 @@ export class Truth {
   }
 
   apiWrite(gvk: GroupVersionKind, type: ApiWrite['type'], object: KubeObject, old: KubeObject | undefined): void {
+    if (gvk.kind === configMaps.kind && object.metadata.namespace === operatorNamespace) {
+      this.writes++;
+      const isStatus = object.metadata.name === `${syncName}-sync`;
+      for (const checker of this.#checkers) if (isStatus) checker.told?.((object as ConfigMap).data ?? {}, this);
+    }
     if (gvk.group !== nodeAllocations.group) return;
     this.writes++;
     const write: ApiWrite = { type, kind: gvk.kind, object, old };
     for (const checker of this.#checkers) checker.written?.(write, this);
     if (gvk.kind === nodeAllocations.kind) this.#allocationWritten(write);
     if (gvk.kind === physicalNodes.kind) this.#nodeWritten(write);
+  }
+
+  /** The sync of the repository wrote. */
+  synced(write: SyncWrite): void {
+    this.ground.trace.add('sync', `${write.verb} ${write.kind}/${write.name}`);
+    for (const checker of this.#checkers) checker.synced?.(write, this);
   }
 
   #allocationWritten({ type, object }: ApiWrite): void {
@@ -259,6 +284,7 @@ export class Truth {
 
   /** The API server was put back to an older state: what stands there now was not written. */
   restored(nodes: readonly PhysicalNode[], allocations: readonly NodeAllocation[]): void {
+    this.restores++;
     this.nodes.clear();
     for (const node of nodes) this.nodes.set(node.metadata.name, node);
     for (const machine of this.machines.values()) machine.tampered = 'the API server was restored from a backup';
@@ -297,6 +323,7 @@ export class Truth {
       // What it gave up once it has again.
       if (earlier === undefined) this.allocations.get(claim.allocation.uid)?.ends.delete(name);
     }
+    this.machine(name).revisions.set(claim.epoch, claim.revision);
     this.#takenOver(name, claim);
   }
 
@@ -398,5 +425,6 @@ function wiped(truth: Truth, machine: MachineTruth, serial: string): void {
   machine.dirty = undefined;
   machine.data = undefined;
   machine.epochs.clear();
+  machine.revisions.clear();
   machine.devirtualizedEpoch = undefined;
 }

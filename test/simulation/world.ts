@@ -7,20 +7,29 @@
  * 2. What a fault did is counted by its kind.
  */
 import { defaultRoom, type RoomOptions } from '../../agent/drivers/simulated/options.ts';
-import { bitVisorAgents, computeEnvironments, nodeAllocations, physicalNodes } from '../../controller/api/meta.ts';
+import {
+  bitVisorAgents,
+  computeEnvironments,
+  configMaps,
+  nodeAllocations,
+  physicalNodes,
+} from '../../controller/api/meta.ts';
 import type {
   BitVisorAgent,
   ComputeEnvironment,
   NodeAllocation,
   PhysicalNode,
 } from '../../controller/api/types.generated.ts';
+import type { ConfigMap } from '../../controller/gitops/inventory.ts';
 import { createMemoryKube, type MemoryKube, type MemorySnapshot } from '../../controller/kube/memory.ts';
-import { type GroupVersionKind, KubeError, type ObjectKey } from '../../controller/kube/port.ts';
+import { type GroupVersionKind, KubeError, type KubeObject, type ObjectKey } from '../../controller/kube/port.ts';
 import type { Random } from '../../controller/runtime/random.ts';
 import { VirtualClock } from '../support/virtual-clock.ts';
 import { AgentHost } from './agent-host.ts';
 import { type AgentChances, noAgentChances } from './agent-network.ts';
 import { int, stream } from './chance.ts';
+import { GitPeople } from './git-people.ts';
+import { refuseImmutable, syncName } from './git-sync.ts';
 import { type ApiChances, noApiChances } from './kube-network.ts';
 import { OperatorProcess, type ProcessOptions } from './operator-process.ts';
 import { Trace } from './trace.ts';
@@ -33,6 +42,8 @@ export interface WorldOptions {
   /** Processes of the operator. */
   readonly replicas: number;
   readonly room?: Partial<RoomOptions>;
+  /** Some tenants keep their allocations in a git repository that the operator follows. */
+  readonly git?: boolean;
   /** Every line of the trace, and what processes log. */
   readonly print?: (line: string) => void;
 }
@@ -69,13 +80,17 @@ export class World {
   /** What a process of the operator is started with, drawn for each. */
   processOptions: () => ProcessOptions = () => ({});
   readonly agentRandom: Random;
+  /** Those who keep their allocations in git; undefined where nobody does. */
+  readonly git: GitPeople | undefined;
+  /** What each stored object took the place of, where somebody keeps allocations in git. */
+  readonly replaced = new WeakMap<KubeObject, KubeObject>();
   readonly #random: Random;
   readonly #streams = new Map<string, Random>();
   #processes = 0;
   /** Whether processes and agents that died are started again after a while, or at once. */
   calm = false;
 
-  constructor({ seed, racks, replicas, room, print }: WorldOptions) {
+  constructor({ seed, racks, replicas, room, git = false, print }: WorldOptions) {
     this.seed = seed;
     this.verbose = print !== undefined;
     this.print = print ?? (() => {});
@@ -88,14 +103,22 @@ export class World {
       trace: this.trace,
       machine: (node) => (this.agents.size > 0 ? this.hostOf(node).rack.machine(node) : undefined),
       pendingTokens: (node) => (this.agents.size > 0 ? this.hostOf(node).pendingTokens(node) : []),
+      repository: () => this.git?.repository,
+      tenantObjects: () => this.tenantObjects(),
+      syncStatus: () => this.syncStatus(),
       shownPorts: (node) => (this.agents.size > 0 ? this.hostOf(node).shownPorts(node) : []),
     });
     this.kube = createMemoryKube({
       clock: this.clock,
       random: stream(seed, 'kube'),
       bookmarkMs: 600_000,
-      onWrite: (gvk, type, object, old) => this.truth.apiWrite(gvk, type, object, old),
+      ...(git ? { validate: refuseImmutable } : {}),
+      onWrite: (gvk, type, object, old) => {
+        if (git && old !== undefined) this.replaced.set(object, old);
+        this.truth.apiWrite(gvk, type, object, old);
+      },
     });
+    this.git = git ? new GitPeople(this) : undefined;
     for (const [name, hosts] of Object.entries(racks)) this.agents.set(name, new AgentHost(this, name, hosts));
     for (const host of this.agents.values()) host.start();
     for (let index = 0; index < replicas; index++) this.startOperator();
@@ -168,6 +191,21 @@ export class World {
 
   agentObjects(): BitVisorAgent[] {
     return this.kube.objects<BitVisorAgent>(bitVisorAgents);
+  }
+
+  /** What people define, by `Kind/name`. */
+  tenantObjects(): Map<string, KubeObject> {
+    return new Map(
+      [computeEnvironments, nodeAllocations].flatMap((gvk) =>
+        this.kube.objects(gvk).map((object) => [`${gvk.kind}/${object.metadata.name}`, object] as const),
+      ),
+    );
+  }
+
+  /** What the sync says of itself, and undefined before its first pass. */
+  syncStatus(): Readonly<Record<string, string>> | undefined {
+    const all = this.kube.objects<ConfigMap>(configMaps);
+    return all.find(({ metadata }) => metadata.name === `${syncName}-sync`)?.data;
   }
 
   /** Somebody edits the object: only an annotation, but it is another version now. */

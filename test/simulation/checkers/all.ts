@@ -10,10 +10,13 @@ import { leavesLast } from './rule-04-leaves-last.ts';
 import { fenced } from './rule-05-fenced.ts';
 import { olderWorkEnded } from './rule-05-pending.ts';
 import { data } from './rule-06-data.ts';
+import { pruned } from './rule-06-pruned.ts';
 import { terms } from './rule-06-terms.ts';
 import { nothingLost } from './rule-07-nothing-lost.ts';
 import { ownerMissed } from './rule-07-owner-missed.ts';
+import { said } from './rule-07-said.ts';
 import { faultless } from './rule-08-faultless.ts';
+import { gitSays } from './rule-08-git-says.ts';
 import { itEnds } from './rule-08-it-ends.ts';
 import { asked } from './rule-09-asked.ts';
 import { bounded } from './rule-09-bounded.ts';
@@ -32,9 +35,12 @@ export function allCheckers(report: Report): readonly Checker[] {
     olderWorkEnded,
     data,
     terms,
+    pruned,
     nothingLost,
     ownerMissed,
+    said,
     itEnds,
+    gitSays,
     faultless,
     bounded,
     asked,

@@ -5,6 +5,7 @@ import type { RoomEvent } from '../../../agent/drivers/simulated/store.ts';
 import type { Row } from '../../../agent/row.ts';
 import type { Instruction } from '../../../controller/api/protocol.generated.ts';
 import type { DriverAct } from '../driver-tap.ts';
+import type { SyncWrite } from '../git-sync.ts';
 import type { ApiWrite, MachineTruth, Truth } from '../truth.ts';
 
 export interface Violation {
@@ -29,6 +30,10 @@ export interface Checker {
   readonly logged?: (row: Row, machine: MachineTruth, truth: Truth) => void;
   /** An object of ours was stored, by whomever. */
   readonly written?: (write: ApiWrite, truth: Truth) => void;
+  /** The sync of the repository created, changed or deleted an object. */
+  readonly synced?: (write: SyncWrite, truth: Truth) => void;
+  /** The sync of the repository says something else of itself. */
+  readonly told?: (status: Readonly<Record<string, string>>, truth: Truth) => void;
   /** The storm is over and everything has had its time. */
   readonly atRest?: (truth: Truth) => void;
 }

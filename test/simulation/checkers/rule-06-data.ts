@@ -10,7 +10,7 @@ import { parseHostlist } from '../../../controller/api/hostlist.ts';
 import { nodeAllocations } from '../../../controller/api/meta.ts';
 import type { NodeAllocation } from '../../../controller/api/types.generated.ts';
 import { endOf, updateAsked } from '../ownership.ts';
-import type { Truth } from '../truth.ts';
+import type { MachineTruth, Truth } from '../truth.ts';
 import type { Checker, Report } from './checker.ts';
 
 /** Wall clocks of operator and API server may differ by as much (faults/operator.ts), and times are written in whole seconds. */
@@ -46,6 +46,14 @@ function wrongEnd(truth: Truth, after: NodeAllocation, reason: string, nodes: re
   return nowMs < endMs ? `its window lasts ${Math.round((endMs - nowMs) / 1000)} s more` : undefined;
 }
 
+/** Whether its owner asked for another revision in between, which the machine was on its way to when the first one was wanted again. */
+function updatedBetween(truth: Truth, machine: MachineTruth, epoch: number): boolean {
+  const { data, revisions } = machine;
+  if (data === undefined) return false;
+  const between = [...revisions].filter(([claimed]) => claimed > data.epoch && claimed < epoch);
+  return between.some(([, revision]) => revision !== data.revision && updateAsked(truth, machine, revision));
+}
+
 export function data(report: Report): Checker {
   return {
     rule: 6,
@@ -58,7 +66,7 @@ export function data(report: Report): Checker {
         return;
       }
       const revision = String(detail.revision);
-      if (machine.data.revision === revision) {
+      if (machine.data.revision === revision && !updatedBetween(truth, machine, Number(detail.epoch))) {
         report(6, `${machine.name}: the disk of ${owner} is erased for the revision ${revision} that it has`);
       } else if (!updateAsked(truth, machine, revision)) {
         report(

@@ -25,6 +25,8 @@ export function terms(report: Report): Checker {
   function updated(node: PhysicalNode, old: PhysicalNode | undefined, truth: Truth): void {
     const { name } = node.metadata;
     const [claim, before] = [node.status?.claim, old?.status?.claim];
+    // Given back, it is down for its tenant no more; claimed again, it is no update that lets it wait.
+    if (claim?.allocation.uid !== before?.allocation.uid) takenDown.delete(name);
     if (claim === undefined || claim.allocation.uid !== before?.allocation.uid || claim.epoch === before.epoch) return;
     const startedAt = truth.machine(name).guest === undefined ? undefined : since.get(name);
     const ranMs = truth.ground.clock.monotonic() - (startedAt ?? Number.POSITIVE_INFINITY);

@@ -1,7 +1,8 @@
-/** Mistakes between the repository and the API server, which the simulator does not reach: the tests of GitOps must find them. */
+/** Mistakes between the repository and the API server. */
 import { edit, type Mutant } from './mutant.ts';
 
 const prune = 'controller/gitops/prune.ts';
+const merge = 'controller/gitops/merge.ts';
 const sync = 'controller/gitops/sync.ts';
 
 export const gitopsMistakes: readonly Mutant[] = [
@@ -9,7 +10,7 @@ export const gitopsMistakes: readonly Mutant[] = [
     name: 'prune-on-empty-clone',
     mistake: 'a repository in which nothing is left deletes all that was applied from it',
     rules: [6, 9],
-    test: { file: 'test/gitops/sync.test.ts', name: 'an emptied path prunes nothing' },
+    faults: ['git'],
     edits: [
       edit(
         prune,
@@ -27,12 +28,12 @@ export const gitopsMistakes: readonly Mutant[] = [
     name: 'prune-what-cannot-be-read',
     mistake: 'an object is deleted because its file has an error',
     rules: [6],
-    test: { file: 'test/gitops/sync.test.ts', name: 'a misspelt kind is reported' },
+    faults: ['git'],
     edits: [
       edit(
         prune,
-        'const kept = missing.filter((entry) => isBelow(entry.file, desired.failing));',
-        "const kept = missing.filter((entry) => entry.file === '' && isBelow(entry.file, desired.failing));",
+        'const failing = missing.filter((entry) => isBelow(entry.file, desired.failing));',
+        "const failing = missing.filter((entry) => entry.file === '' && isBelow(entry.file, desired.failing));",
       ),
     ],
   },
@@ -40,13 +41,52 @@ export const gitopsMistakes: readonly Mutant[] = [
     name: 'follow-an-unrelated-history',
     mistake: 'a repository without a common past is followed as if it were the same',
     rules: [6],
-    test: { file: 'test/gitops/sync.test.ts', name: 'a repository that is gone' },
+    faults: ['git'],
     edits: [
       edit(
         sync,
         "if (history === 'Unrelated' && inventory.entries.length > 0 && !isConfirmed(confirmed, commit)) {",
         "if (history === 'Unrelated' && inventory.entries.length < 0 && !isConfirmed(confirmed, commit)) {",
       ),
+    ],
+  },
+  {
+    name: 'follow-a-force-push',
+    mistake: 'what is missing on a rewritten branch is taken for removed',
+    rules: [6, 9],
+    faults: ['git'],
+    edits: [
+      edit(
+        prune,
+        "history === 'Rewritten' || history === 'Unrelated';",
+        "history === 'Unrelated' && history === undefined;",
+      ),
+    ],
+  },
+  {
+    name: 'forget-what-waits',
+    mistake: 'what waits for a confirmation is deleted as soon as the next commit looks harmless',
+    rules: [6, 9],
+    faults: ['git'],
+    edits: [
+      edit(prune, 'const waiting = candidates.filter((entry) => entry.held);', 'const waiting: InventoryEntry[] = [];'),
+      edit(prune, 'prune: candidates.filter((entry) => !entry.held),', 'prune: candidates,'),
+    ],
+  },
+  {
+    name: 'prune-past-an-unread-file',
+    mistake: 'an object is deleted although it may have moved into a file that cannot be read',
+    rules: [6],
+    faults: ['git'],
+    edits: [edit(prune, 'if (suspects.length > 0) {', 'if (suspects.length > 1_000) {')],
+  },
+  {
+    name: 'overwrite-somebody-elses-word',
+    mistake: 'a field that git and somebody else changed takes what git says',
+    rules: [7],
+    faults: ['git'],
+    edits: [
+      edit(merge, "    report('Conflict');\n    return 'conflict';", "    report('Conflict');\n    return 'apply';"),
     ],
   },
 ];

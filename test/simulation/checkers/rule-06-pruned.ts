@@ -1,0 +1,102 @@
+/**
+ * Rules 6 and 9, what left the repository: the sync deletes only what it applied, and only where a commit at which the branch stood a short
+ * while ago leaves no doubt that its people took it out; a person confirms what is more likely a mistake.
+ *
+ * Doubt (rule 6): the object's file, or one in which the object may stand now, cannot be read; the commit has no past with the object in it.
+ * A mistake (rule 9): nothing is defined any more, or more than half of everything is gone at once.
+ */
+import { type Commit, pastOf, type Repository, statementKey } from '../git-repository.ts';
+import type { Checker, Report } from './checker.ts';
+
+/** A pass may go on so long after it looked at the branch: its process may stand still for ten minutes, and every call be slow. */
+export const staleMs = 1_500_000;
+/** As the sync's defaults say it (docs/gitops.md). */
+const largestShare = 0.5;
+const smallestHeld = 4;
+
+interface Wrong {
+  readonly rule: number;
+  readonly why: string;
+}
+
+/** Whether a person confirmed this commit, or one before it that had given the object up as well. */
+function isConfirmed(repository: Repository, commit: Commit, key: string): boolean {
+  return pastOf(commit).some(({ id, said }) => repository.confirmed.has(id) && !said.valid.has(key));
+}
+
+const isDefined = ({ said }: Commit, key: string): boolean => said.valid.has(key) || said.named.has(key);
+
+/** Why the commit does not say that the object is to go; undefined: it does. */
+function doubt(repository: Repository, commit: Commit, key: string): string | undefined {
+  const { said } = commit;
+  if (isDefined(commit, key)) return 'it is defined there';
+  const before = repository.stands.map((one) => one.commit).filter((one) => one.said.valid.has(key));
+  const sound = before.filter((one) => !said.failing.has(one.said.valid.get(key)?.path ?? ''));
+  if (sound.length === 0) return 'the file in which it stood has an error';
+  const placed = repository.stands.map((one) => one.commit).filter((one) => isDefined(one, key));
+  const hidden = placed.filter((one) => [...said.unread].every(([path, text]) => one.said.unread.get(path) === text));
+  if (hidden.length === 0) return 'it may have moved into a file that cannot be read';
+  if (isConfirmed(repository, commit, key)) return undefined;
+  const follows = pastOf(commit).some((one) => before.includes(one));
+  return follows ? undefined : 'that commit does not follow any that defined it, and nobody confirmed it';
+}
+
+export function pruned(report: Report): Checker {
+  /** Of the objects that the sync applied, their keys by uid. */
+  const applied = new Map<string, string>();
+  /** Keys of what the sync applied and did not prune. */
+  const listed = new Set<string>();
+  /** What people were told to wait for them, with how often the branch had moved then; a restored API server knows of no promise. */
+  const promised = new Map<string, number>();
+  let restores = 0;
+
+  function wrong(repository: Repository, commit: Commit, key: string): Wrong | undefined {
+    const why = doubt(repository, commit, key);
+    if (why !== undefined) return { rule: 6, why };
+    if (isConfirmed(repository, commit, key)) return undefined;
+    const since = promised.get(key);
+    const wasDefined = repository.stands.slice(since ?? 0).some((one) => isDefined(one.commit, key));
+    if (since !== undefined && !wasDefined) return { rule: 9, why: 'people were told that it waits for them' };
+    const { valid, named } = commit.said;
+    if (valid.size + named.size === 0)
+      return { rule: 9, why: 'nothing is defined any more, and nobody confirmed that' };
+    const missing = [...listed].filter((one) => doubt(repository, commit, one) === undefined).length;
+    const all = new Set([...listed, ...repository.stoodAt(staleMs).flatMap((one) => [...one.said.valid.keys()])]);
+    if (missing < smallestHeld || missing <= all.size * largestShare) return undefined;
+    return { rule: 9, why: `${missing} of ${all.size} objects are gone at once, and nobody confirmed that` };
+  }
+
+  return {
+    rule: 6,
+    told({ result, commit, notPruned = '' }, truth) {
+      if (truth.restores > restores) promised.clear();
+      restores = truth.restores;
+      const repository = truth.ground.repository();
+      const about = repository?.stands.findLast((one) => one.commit.id === commit)?.commit;
+      if (repository === undefined || about === undefined || result !== 'Held') return;
+      for (const [, kind = '', name = ''] of notPruned.matchAll(/^(\w+) cfd\/([\w-]+) /gm)) {
+        const key = statementKey({ kind, name });
+        // What is kept for an error in a file waits for that alone.
+        if (doubt(repository, about, key) === undefined) promised.set(key, repository.stands.length);
+      }
+    },
+    synced(write, truth) {
+      const key = statementKey(write);
+      if (write.verb !== 'delete') {
+        applied.set(write.uid, key);
+        listed.add(key);
+        return;
+      }
+      const repository = truth.ground.repository();
+      if (repository === undefined) return;
+      if (truth.restores > restores) promised.clear();
+      if (applied.get(write.uid) !== key) report(6, `${key} is pruned, and the sync never applied that object`);
+      const wrongs = repository.stoodAt(staleMs).map((commit) => ({ commit, found: wrong(repository, commit, key) }));
+      listed.delete(key);
+      promised.delete(key);
+      const [newest] = wrongs;
+      if (newest?.found === undefined || wrongs.some(({ found }) => found === undefined)) return;
+      report(newest.found.rule, `${key} is pruned, and of commit ${newest.commit.id.slice(0, 7)}: ${newest.found.why}`);
+    },
+  };
+}
