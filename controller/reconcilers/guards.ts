@@ -3,7 +3,8 @@
  * touches at most a share of the nodes in a time (rule 9).
  *
  * Invariants:
- * 1. A deletion that was shown as held stays held over a restart of the operator: its condition remembers it.
+ * 1. A deletion that was shown as held stays held over a restart of the operator, and when records of its nodes are taken away: its
+ *    condition remembers it, for as long as it lists a node.
  * 2. An allocation counts among the deletions of its window also when its object is gone already; after a restart as long as its
  *    nodes are on their way back, for their ends say whose they were. (What is clean again by then is forgotten.)
  * 3. What an operator before this one handled as failed still counts: nodes and allocations say which and since when.
@@ -66,15 +67,19 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
   const deletionOf = (allocation: NodeAllocation): Deletion => {
     const { uid = '', deletionTimestamp = '' } = allocation.metadata;
     const inUse = fleet.nodes.countByIndex(byUse, uid);
-    const ended = (allocation.status?.ending ?? []).length > 0 || inUse === 0;
+    const heldBefore = allocation.status?.conditions?.some((condition) => condition.reason === 'DeletionHeld') ?? false;
+    // A record that was taken away ends no hold: the guest may run on, and its claim come back with a backup.
+    const listed = heldBefore && allocation.status?.nodes ? parseHostlist(allocation.status.nodes).length : 0;
+    const ended = (allocation.status?.ending ?? []).length > 0 || (inUse === 0 && listed === 0);
+    const nodesInUse = Math.max(inUse, listed, seen.get(uid)?.nodesInUse ?? 0);
     return {
       uid,
       deletedAt: Date.parse(deletionTimestamp),
       // What is retained ends no node.
-      nodesInUse: allocation.spec.deletionPolicy === 'Retain' ? 0 : Math.max(inUse, seen.get(uid)?.nodesInUse ?? 0),
+      nodesInUse: allocation.spec.deletionPolicy === 'Retain' ? 0 : nodesInUse,
       confirmed: isDeletionConfirmed(allocation.metadata),
       alreadyEnded: ended,
-      heldBefore: allocation.status?.conditions?.some((condition) => condition.reason === 'DeletionHeld') ?? false,
+      heldBefore,
     };
   };
 

@@ -71,3 +71,22 @@ test('after a loss of records every node whose agent knows more than they say ma
   ];
   assert.equal(budgetOf(nodes, [], clock, { n0: 5, n1: 4, n2: 1 }), 3, 'n0 and n2 count');
 });
+
+test('a deletion that was held stays held when the record of its only node is taken away, and lists none when it ends', async () => {
+  const clock = new VirtualClock();
+  await clock.advance(60 * minute);
+  const deleted = (name: string, status: object): object => ({
+    metadata: { name, namespace: 'cfd', uid: name, deletionTimestamp: toMetaTime(clock.now() - minute) },
+    spec: { deletionPolicy: 'Release' },
+    status: { conditions: [{ type: 'Stalled', reason: 'DeletionHeld' }], ...status },
+  });
+  const allocations = [deleted('a', { nodes: 'n0' }), deleted('b', {})] as NodeAllocation[];
+  const fleet = {
+    nodes: { size: 0, values: () => [], countByIndex: () => 0 },
+    allocations: { values: () => allocations.values() },
+  } as unknown as Fleet;
+  const guards = createGuards(fleet, clock, { deletions: defaultGuardSettings, blast: defaultBlastSettings });
+  const [held, empty] = allocations.map((allocation) => guards.deletionHeld(allocation));
+  assert.match(held ?? '', /set the annotation/);
+  assert.equal(empty, undefined);
+});
