@@ -3,7 +3,8 @@
  * to do next.
  *
  * Invariants:
- * 1. Done comes from a reading that was taken after the request, never from an answer.
+ * 1. Done comes from a reading that was taken after the request, never from an answer. Power that is as wanted needs no request; a boot
+ *    order does, wherever the BMC takes one.
  * 2. Error comes when nothing can follow: the BMC refused, or nothing was ever sent, or the BMC answered long after the last request
  *    without having acted, with its tasks deleted and read back as gone.
  * 3. It ends in bounded time. Of a BMC that stays silent nothing is certain; after `silentMs` beyond the limit it is given up, and
@@ -101,7 +102,8 @@ export class AskedChange {
 
   /** What is to be done now that the machine was read. */
   next(seen: Seen, nowMs: number): Next {
-    if (this.#holds(seen)) return this.#end('Done');
+    // A boot order that the firmware ignored is shown as well: only a request mends that, so the reading before it counts for nothing.
+    if (this.#holds(seen) && (this.wish.kind !== 'Order' || this.#sentAt !== undefined)) return this.#end('Done');
     if (this.wish.kind === 'Press' && this.#taken && this.#task === undefined) return this.#end('Done');
     if (nowMs - this.#askedAt >= this.#times.limitMs || this.#refusals >= mostRefusals)
       return this.#giveUp(seen, nowMs);
@@ -153,7 +155,8 @@ export class AskedChange {
     return this.#sentAt === undefined ? this.#end('Error', `the BMC cannot do it: ${why}`) : { kind: 'Wait' };
   }
 
-  #nextWay({ ways, missing, bootTargets }: Seen): Next {
+  #nextWay(seen: Seen): Next {
+    const { ways, missing, bootTargets } = seen;
     for (const way of ways) {
       for (const path of bootTargets) {
         const attempt = `${way.name} at ${path}`;
@@ -169,6 +172,7 @@ export class AskedChange {
         return { kind: 'SetBoot', path, way };
       }
     }
+    if (this.#holds(seen)) return this.#end('Done');
     const reasons = [...missing, ...(this.#lastTrouble === undefined ? [] : [this.#lastTrouble])];
     return this.#end('Error', `no lasting boot order can be set: ${reasons.join('; ')}`);
   }
@@ -223,6 +227,7 @@ export class AskedChange {
     }
     if (this.#sentAt !== undefined && nowMs - this.#sentAt < settleMs) return { kind: 'Wait' };
     const { wish } = this;
+    if (this.#holds(seen)) return this.#end('Done');
     if (wish.kind === 'Press') {
       const why = this.#lastTrouble ?? 'no reason given';
       return this.#end('Error', `the power button was not pressed, as far as is known: ${why}`);

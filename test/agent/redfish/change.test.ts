@@ -105,6 +105,25 @@ test('a machine that can only be switched by its button is switched on by it, an
   assert.match(next.kind === 'End' ? (next.change.error ?? '') : '', /the BMC cannot do it: it knows PushPowerButton/);
 });
 
+test('a boot order that reads as wanted is set all the same, where it can be set', () => {
+  const boot = { BootSourceOverrideEnabled: 'Continuous', BootSourceOverrideTarget: 'Pxe' };
+  const way = { name: 'a continuous boot override', boot };
+  const seen: Seen = { ...seenWith('On'), order: 'Network', ways: [way], bootTargets: ['/redfish/v1/Systems/1'] };
+  const network = (): AskedChange => new AskedChange('t', { kind: 'Order', place: 'Network' }, defaultTimes, 0);
+  const asked = network();
+  assert.deepEqual(asked.next(seen, 0), { kind: 'SetBoot', path: '/redfish/v1/Systems/1', way });
+  asked.outcome({ kind: 'Accepted' }, 0);
+  assert.deepEqual(asked.next(seen, 500), { kind: 'End', change: { token: 't', status: 'Done' } });
+  const refused = network();
+  refused.next(seen, 0);
+  refused.outcome({ kind: 'Refused', status: 400, message: 'HTTP 400: it is that already' }, 0);
+  for (const [what, next] of [
+    ['every way was refused', refused.next(seen, defaultTimes.retryMs)],
+    ['there is none', network().next({ ...seen, ways: [] }, 0)],
+  ] as const)
+    assert.equal(next.kind === 'End' && next.change.status, 'Done', what);
+});
+
 test('a link of a BMC leads nowhere but to itself', () => {
   const base = 'https://10.0.0.1';
   assert.equal(pathOnBmc('/redfish/v1/Systems/1', base), '/redfish/v1/Systems/1');
