@@ -110,13 +110,17 @@ function attemptsFor(
   const key = stepKey(nodeName, bounds, step);
   if (known?.key === key) return known;
   const left = new Map([...(known?.left ?? [])].filter(([name]) => name.startsWith(epochKey(nodeName, bounds.epoch))));
-  if (known?.key.startsWith(epochKey(nodeName, bounds.epoch)))
+  if (known?.key.startsWith(epochKey(nodeName, bounds.epoch))) {
+    // A failure may itself lead back to an earlier step, as that of an attestation does: it is why this one was left.
+    const isItsOwn = operation?.id === operationIdOf(known) && operation.status === 'Failed';
+    const lastFailure = (isItsOwn ? operation.failure : undefined) ?? known.lastFailure;
     left.set(known.key, {
       attempt: known.attempt + 1,
       failures: known.failures,
       excused: known.excused,
-      ...(known.lastFailure === undefined ? {} : { lastFailure: known.lastFailure }),
+      ...(lastFailure === undefined ? {} : { lastFailure }),
     });
+  }
   return freshAttempts(key, bounds.term, nowMs, operation, left);
 }
 

@@ -27,6 +27,21 @@ test('two steps that undo each other end in a failure, although neither is ever 
   assert.deepEqual(kinds.slice(0, 5), ['send', 'send', 'send', 'send', 'failed']);
 });
 
+test('what failed, and led back to the step before it, is what is shown in the end', () => {
+  let attempts: Attempts | undefined;
+  const reason = { code: 'AttestationFailed', message: 'attestation: the firmware is not as it was', retryable: true };
+  let action: AttemptAction | undefined;
+  for (let turn = 0; turn < 6 && action?.kind !== 'failed'; turn++) {
+    ({ attempts, action } = nextAction(attempts, 'n0', attesting, attest, facts, turn * 1e6, 0.5));
+    const id = action.kind === 'send' ? action.operationId : '';
+    // The machine was switched on for it: it is switched off before it is tried again.
+    const failed = { operation: { id, status: 'Failed', failure: reason } } as unknown as NodeObservation;
+    if (action.kind === 'send')
+      ({ attempts } = nextAction(attempts, 'n0', poweringOff, off, failed, turn * 1e6 + 1_000, 0.5));
+  }
+  assert.deepEqual(action, { kind: 'failed', failure: reason });
+});
+
 test("waiting for an image is not the node's failure: the step that comes back goes on", () => {
   const booting: StepBounds = { state: 'Booting', epoch: 3, term: 1, deadlineSeconds: 1800, retries: 2 };
   const reimage = { verb: 'reimage', args: {} } as unknown as Step;
