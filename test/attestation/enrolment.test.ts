@@ -10,11 +10,11 @@ import { Enrolments } from '../../agent/drivers/boot/enrolments.ts';
 import { attestByTpm, type TpmAttestationOptions } from '../../agent/drivers/boot/tpm-attestation.ts';
 import type { Facts } from '../../agent/drivers/boot/trusted-facts.ts';
 import { unifiedKernel } from '../../agent/drivers/qemu/images/unified-kernel.ts';
-import { needs, ownDirectory } from '../lab/one-machine.ts';
+import { machineOptions, ownDirectory } from '../lab/one-machine.ts';
 import { directTpm } from '../support/swtpm.ts';
 import { bootEvents, event, eventLog, extendOf, type Measured, policyOf } from './boot.ts';
 
-const swtpm = needs('swtpm');
+const swtpm = machineOptions('swtpm');
 const { applications, initrd, commandLine } = policyOf();
 const image: ReferenceValues = { version: 1, name: 'trusted-1.efi', applications, initrd };
 const newer: ReferenceValues = { ...image, name: 'trusted-2.efi', applications: ['ab'.repeat(32), 'cd'.repeat(32)] };

@@ -11,7 +11,7 @@ import { type Enrolment, enrol, gather, judge } from '../../agent/attestation/at
 import { attestationPublicKey } from '../../agent/attestation/keys.ts';
 import type { Carrier } from '../../agent/attestation/tpm.ts';
 import { algorithm, sized, u16, u32 } from '../../agent/attestation/tpm-bytes.ts';
-import { needs, ownDirectory } from '../lab/one-machine.ts';
+import { machineOptions, ownDirectory } from '../lab/one-machine.ts';
 import { directTpm, manufacture } from '../support/swtpm.ts';
 import { bootEvents, eventLog, extendOf, policyOf, rom } from './boot.ts';
 
@@ -26,7 +26,7 @@ async function measured(carry: Carrier, events: ReturnType<typeof bootEvents>): 
 
 test(
   'a machine is enrolled by its certificate and a credential, and what it booted is judged',
-  needs(...tools),
+  machineOptions(...tools),
   async (t) => {
     const directory = await ownDirectory(t);
     const manufacturers = manufacture(directory);
@@ -89,7 +89,7 @@ const changed = (bytes: Buffer): Buffer => {
   return copy;
 };
 
-test('another TPM is another machine', needs(...tools), async (t) => {
+test('another TPM is another machine', machineOptions(...tools), async (t) => {
   const [mine, other] = [await ownDirectory(t), await ownDirectory(t)];
   const manufacturers = manufacture(mine);
   const foreign = manufacture(other);

@@ -10,6 +10,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { after, test } from 'node:test';
+import { until } from '../support/until.ts';
 import { Program, run } from './program.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'bitvisor-standalone-'));
@@ -48,14 +49,6 @@ const isAlive = (pid: number): boolean => {
     return false;
   }
 };
-
-async function until(condition: () => boolean, what: string): Promise<void> {
-  const start = performance.now();
-  while (!condition()) {
-    assert.ok(performance.now() - start < 15_000, what);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-}
 
 test('a first start makes bare metal of what the example asks for', async () => {
   const { code, stdout, stderr } = await run(...words, '--until-ready', '--timeout', '40');
@@ -101,7 +94,7 @@ test('after SIGKILL the agents end too, and the next start goes on, at another p
   assert.ok(children.length > 0 && children.every(isAlive));
   program.process.kill('SIGKILL');
   await program.ended;
-  await until(() => !children.some(isAlive), 'the agents outlived the program');
+  await until('the agents end with the program', () => !children.some(isAlive));
 
   const endpoint = /127\.0\.0\.1:(\d+)/.exec(readFileSync(join(repository, 'rack.yaml'), 'utf8'))?.[1];
   const squatter = createServer().listen(Number(endpoint), '127.0.0.1');

@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { describe, type TestContext, type TestOptions, test } from 'node:test';
 import type { Change, Egress, Fabric } from '../../agent/drivers/port.ts';
+import { Wakers } from '../support/wakers.ts';
 
 /** A driver over nodes `n0` and `n1`, each with two data ports and a control port, and handles on what is behind it. */
 export interface FabricRig {
@@ -24,7 +25,7 @@ const roles = ['Data', 'Control'] as const;
 class Watched {
   readonly rig: FabricRig;
   readonly told: string[] = [];
-  readonly #wakers = new Set<() => void>();
+  readonly #wakers = new Wakers();
   #tokens = 0;
   #inCommand = false;
 
@@ -33,22 +34,12 @@ class Watched {
     rig.listen((node) => {
       assert.equal(this.#inCommand, false, 'the listener was called within a command');
       this.told.push(node);
-      for (const wake of this.#wakers) wake();
+      this.#wakers.wake();
     });
   }
 
-  async until(what: string, holds: () => boolean): Promise<void> {
-    const signal = AbortSignal.timeout(10_000);
-    while (!holds()) {
-      await new Promise<void>((resolve, reject) => {
-        const wake = (): void => {
-          this.#wakers.delete(wake);
-          resolve();
-        };
-        this.#wakers.add(wake);
-        signal.addEventListener('abort', () => reject(new Error(`${what} did not come about`)), { once: true });
-      });
-    }
+  until(what: string, holds: () => boolean): Promise<void> {
+    return this.#wakers.until(what, holds);
   }
 
   change(node: string, role: (typeof roles)[number]): Change | undefined {

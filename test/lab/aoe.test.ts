@@ -14,13 +14,13 @@ import { assembleImage } from '../../agent/image/assemble.ts';
 import { RackCache } from '../../agent/image/cache.ts';
 import { systemClock } from '../../controller/runtime/clock.ts';
 import { systemRandom } from '../../controller/runtime/random.ts';
-import { needsRoot } from '../agent/image/programs.ts';
-import { bootMs, imageDirectory, imageTools, needs, ownDirectory, startMachine } from './one-machine.ts';
+import { needsRoot } from '../support/programs.ts';
+import { bootMs, imageDirectory, imageTools, machineOptions, ownDirectory, startMachine } from './one-machine.ts';
 
 const run = promisify(execFile);
 const mac = '52:54:00:00:07:05';
 const strangerMac = '52:54:00:00:07:06';
-const options = { ...needs(...imageTools), ...needsRoot('ip', 'vblade', 'aoecfg') };
+const options = { ...machineOptions(...imageTools), ...needsRoot('ip', 'vblade', 'aoecfg') };
 
 test(
   'a guest reads every byte of its image over AoE, cannot write, and a guest that is not listed sees no target',

@@ -13,11 +13,11 @@ import { systemClock } from '../../controller/runtime/clock.ts';
 import { systemRandom } from '../../controller/runtime/random.ts';
 import { until } from '../agent/image/cache-support.ts';
 import { mib, noise, startOrigin, treeFileOf } from '../agent/image/support.ts';
-import { bootMs, imageDirectory, imageTools, needs, ownDirectory, startMachine } from './one-machine.ts';
+import { bootMs, imageDirectory, imageTools, machineOptions, ownDirectory, startMachine } from './one-machine.ts';
 
 test(
   'corrupted chunks are refused and fetched again, and a guest waits while the origin is away',
-  needs(...imageTools),
+  machineOptions(...imageTools),
   async (t) => {
     const { alpha } = await buildLabImages(imageDirectory);
     // Behind the partitions: what no boot reads.

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { readLayout, type TenantData, tenantWrites } from '../../agent/drivers/boot/tenant-data.ts';
 import { buildLabImages, type LabImage } from '../../agent/drivers/qemu/images/build.ts';
-import { bootMs, imageDirectory, imageTools, needs, ownDirectory, startMachine } from './one-machine.ts';
+import { bootMs, imageDirectory, imageTools, machineOptions, ownDirectory, startMachine } from './one-machine.ts';
 
 const nobody: TenantData = { kernelArguments: [], hostname: 'n0', sshKeys: [], instance: 'e1' };
 
@@ -37,7 +37,7 @@ const port = [
 
 test(
   'an environment reports itself, its arguments and its address, and keeps them on the local disk',
-  needs(...imageTools),
+  machineOptions(...imageTools),
   async (t) => {
     const { alpha } = await buildLabImages(imageDirectory);
     const data: TenantData = {
@@ -70,7 +70,7 @@ test(
   },
 );
 
-test('root in a guest sends whatever frames it likes, and answers DHCP', needs(...imageTools), async (t) => {
+test('root in a guest sends whatever frames it likes, and answers DHCP', machineOptions(...imageTools), async (t) => {
   const { beta } = await buildLabImages(imageDirectory);
   const path = await ownDisk(t, beta, nobody);
   const dump = join(await ownDirectory(t), 'frames');
@@ -96,7 +96,7 @@ test('root in a guest sends whatever frames it likes, and answers DHCP', needs(.
   assert.equal(seen, 5);
 });
 
-test('the power button ends an environment in order', needs(...imageTools), async (t) => {
+test('the power button ends an environment in order', machineOptions(...imageTools), async (t) => {
   const { beta } = await buildLabImages(imageDirectory);
   const path = await ownDisk(t, beta, nobody);
   const monitor = join(await ownDirectory(t), 'monitor');
@@ -113,7 +113,7 @@ test('the power button ends an environment in order', needs(...imageTools), asyn
 
 test(
   'a guest that is no operating system reads its disk whole and counts its boots',
-  needs(...imageTools),
+  machineOptions(...imageTools),
   async (t) => {
     const { other } = await buildLabImages(imageDirectory);
     const path = await ownDisk(t, other, nobody);

@@ -26,7 +26,8 @@ import type { Environment, NodeObservation } from '../../controller/api/protocol
 import { systemClock as clock } from '../../controller/runtime/clock.ts';
 import { systemRandom as random } from '../../controller/runtime/random.ts';
 import type { TestStep } from '../support/agent-room.ts';
-import { RackAgent, until } from './rack-agent.ts';
+import { until } from '../support/until.ts';
+import { RackAgent } from './rack-agent.ts';
 
 export { until };
 

@@ -5,35 +5,22 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { accessSync, constants } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
-import process from 'node:process';
+import { join } from 'node:path';
 import type { TestContext, TestOptions } from 'node:test';
 import { Console } from '../../agent/drivers/qemu/console.ts';
 import { systemClock } from '../../controller/runtime/clock.ts';
-import { counterpart } from '../support/counterpart.ts';
+import { needs } from '../support/programs.ts';
 
 /** Patience for a guest on a busy machine without hardware virtualization. */
 export const bootMs = 90_000;
 
-function isInstalled(program: string): boolean {
-  return [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/sbin'].some((directory) => {
-    try {
-      accessSync(join(directory, program), constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  });
-}
-
-/** Options of a test that needs these programs of Debian's packages. */
-export function needs(...programs: readonly string[]): TestOptions {
-  const missing = programs.filter((program) => !isInstalled(program));
-  return { ...counterpart(missing[0] ?? 'qemu', missing.length === 0), timeout: 5 * bootMs };
-}
+/** Options of a test that starts such machines. */
+export const machineOptions = (...programs: readonly string[]): TestOptions => ({
+  ...needs(...programs),
+  timeout: 5 * bootMs,
+});
 
 /** Programs that building the images takes, besides apt and dpkg. */
 export const imageTools = ['qemu-system-x86_64', 'mke2fs', 'mkfs.fat', 'mcopy', 'syslinux'] as const;

@@ -3,22 +3,10 @@ import { AgentCore } from '../../agent/core.ts';
 import type { Drivers } from '../../agent/drivers/port.ts';
 import type { AgentLog } from '../../agent/log.ts';
 import type { Instruction, NodeObservation } from '../../controller/api/protocol.generated.ts';
-import { systemClock as clock, sleep } from '../../controller/runtime/clock.ts';
+import { systemClock as clock } from '../../controller/runtime/clock.ts';
 import { systemRandom as random } from '../../controller/runtime/random.ts';
 import type { TestStep } from '../support/agent-room.ts';
-
-/** Waits for a condition, not for a time. @throws with what was waited for */
-export async function until(
-  what: string,
-  condition: () => boolean | Promise<boolean>,
-  limitMs = 60_000,
-): Promise<void> {
-  const end = clock.monotonic() + limitMs;
-  while (!(await condition())) {
-    if (clock.monotonic() > end) throw new Error(`not within ${limitMs} ms: ${what}`);
-    await sleep(clock, 20);
-  }
-}
+import { until } from '../support/until.ts';
 
 export class RackAgent {
   readonly #core: AgentCore;

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { buildLabImages } from '../../agent/drivers/qemu/images/build.ts';
 import { patternedBytes } from '../../agent/drivers/qemu/images/pattern.ts';
-import { imageDirectory, imageTools, needs, ownDirectory, startMachine } from './one-machine.ts';
+import { imageDirectory, imageTools, machineOptions, ownDirectory, startMachine } from './one-machine.ts';
 import { trustedServer } from './trusted-server.ts';
 
 const mebibyte = 1 << 20;
@@ -26,7 +26,7 @@ async function isBlank(path: string): Promise<boolean> {
   }
 }
 
-test('the trusted image attests, wipes every disk and checks the machine', needs(...imageTools), async (t) => {
+test('the trusted image attests, wipes every disk and checks the machine', machineOptions(...imageTools), async (t) => {
   const { trusted } = await buildLabImages(imageDirectory);
   const { boots, port, up } = await trustedServer(t, 'n0');
   const directory = await ownDirectory(t);

@@ -129,7 +129,7 @@ export class RackNetwork {
     if (!(await this.#exists())) {
       await run('ip', ['netns', 'add', this.netns]);
       try {
-        await run('ip', ['-n', this.netns, '-batch', '-'], batchOf(machines));
+        await run('ip', ['-n', this.netns, '-batch', '-'], { input: batchOf(machines) });
       } catch (error) {
         await run('ip', ['netns', 'del', this.netns]);
         throw error;

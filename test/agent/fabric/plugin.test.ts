@@ -8,6 +8,7 @@ import type { PluginFabric, PluginFabricOptions } from '../../../agent/drivers/f
 import { commandPlugin, httpPlugin } from '../../../agent/drivers/fabric/plugin-protocol.ts';
 import { systemClock } from '../../../controller/runtime/clock.ts';
 import { SwitchService } from '../../support/switch-service.ts';
+import { Wakers } from '../../support/wakers.ts';
 import { quickFabric } from './support.ts';
 
 interface Bench {
@@ -32,15 +33,9 @@ async function open(t: TestContext, extra: Partial<PluginFabricOptions> = {}): P
 }
 
 async function until(fabric: PluginFabric, holds: () => boolean): Promise<void> {
-  const signal = AbortSignal.timeout(10_000);
-  while (!holds()) {
-    await new Promise<void>((resolve, reject) => {
-      fabric.listen(() => resolve());
-      signal.addEventListener('abort', () =>
-        reject(new Error(`it did not come about: ${JSON.stringify(fabric.read('n0'))}`)),
-      );
-    });
-  }
+  const wakers = new Wakers();
+  fabric.listen(() => wakers.wake());
+  await wakers.until('the reading', holds, () => JSON.stringify(fabric.read('n0')));
 }
 
 const ended = (fabric: PluginFabric): Promise<void> =>

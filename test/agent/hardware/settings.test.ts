@@ -12,7 +12,7 @@ import { dhcpLayout } from '../../../agent/drivers/hardware/dhcp.ts';
 import { withPaths } from '../../../agent/drivers/hardware/paths.ts';
 import { checkSettings, type HardwareSettings, hardwareSchema } from '../../../agent/drivers/hardware/settings.ts';
 import { parseHostlist } from '../../../controller/api/hostlist.ts';
-import { needs } from '../image/programs.ts';
+import { needs } from '../../support/programs.ts';
 
 /** The configuration that docs/hardware.md gives to copy. */
 function documented(): { hardware: HardwareSettings; nodes: string[] } {

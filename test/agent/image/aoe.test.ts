@@ -9,8 +9,8 @@ import { type TestContext, test } from 'node:test';
 import { promisify } from 'node:util';
 import { aoeConfig, startAoeExport } from '../../../agent/image/aoe.ts';
 import { assembleImage } from '../../../agent/image/assemble.ts';
+import { needsRoot } from '../../support/programs.ts';
 import { bench } from './cache-support.ts';
-import { needsRoot } from './programs.ts';
 import { mib, noise } from './support.ts';
 
 const run = promisify(execFile);

@@ -8,6 +8,7 @@ import { type ImageHandle, RackCache, type RackCacheOptions } from '../../../age
 import { descriptorBytes, digestOf } from '../../../agent/image/tree.ts';
 import { systemClock } from '../../../controller/runtime/clock.ts';
 import { seededRandom } from '../../../controller/runtime/random.ts';
+import { until as untilHolds } from '../../support/until.ts';
 import { kib, mib, startOrigin, type TestOrigin, treeFileOf } from './support.ts';
 
 const quickly = { initialMs: 5, factor: 1.5, capMs: 20, jitter: 0.5 };
@@ -70,16 +71,4 @@ export async function readWhole({ image }: ImageHandle, stepBytes = 256 * kib): 
   return Buffer.concat(parts);
 }
 
-export const until = async (holds: () => boolean): Promise<void> => {
-  for (let turn = 0; !holds(); turn++) {
-    if (turn > 5000) throw new Error('it never came true');
-    await new Promise((resolve) => setTimeout(resolve, 1));
-  }
-};
-
-export const untilAsync = async (holds: () => Promise<boolean>): Promise<void> => {
-  for (let turn = 0; !(await holds()); turn++) {
-    if (turn > 5000) throw new Error('it never came true');
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-};
+export const until = (holds: () => boolean | Promise<boolean>): Promise<void> => untilHolds(`${holds}`, holds);

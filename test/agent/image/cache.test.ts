@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { descriptorBytes, digestOf, sha256 } from '../../../agent/image/tree.ts';
 import { seededRandom } from '../../../controller/runtime/random.ts';
-import { bench, readWhole, until, untilAsync } from './cache-support.ts';
+import { bench, readWhole, until } from './cache-support.ts';
 import { kib, mib, noise, treeFileOf } from './support.ts';
 
 test('eight readers at once cost the origin one image', async (t) => {
@@ -246,7 +246,7 @@ test('a process that is killed keeps what it had flushed, and what it had not is
   await once(child, 'message');
   const map = join(directory, spec().sha256, 'present');
   const first = (await stat(map)).mtimeMs;
-  await untilAsync(async () => (await stat(map)).mtimeMs > first);
+  await until(async () => (await stat(map)).mtimeMs > first);
   child.kill('SIGKILL');
   await once(child, 'exit');
   const sent = origin.sent.get('/image.raw') ?? 0;

@@ -9,8 +9,8 @@ import { RackExporter } from '../../../agent/image/exporter.ts';
 import { sha256 } from '../../../agent/image/tree.ts';
 import { systemClock } from '../../../controller/runtime/clock.ts';
 import { seededRandom } from '../../../controller/runtime/random.ts';
+import { needs } from '../../support/programs.ts';
 import { bench } from './cache-support.ts';
-import { needs } from './programs.ts';
 import { mib, noise } from './support.ts';
 
 const run = promisify(execFile);

@@ -13,7 +13,8 @@ import type { ExportedImage } from '../../../agent/image/nbd-session.ts';
 import { descriptorBytes, digestOf } from '../../../agent/image/tree.ts';
 import { systemClock } from '../../../controller/runtime/clock.ts';
 import { seededRandom } from '../../../controller/runtime/random.ts';
-import { needs } from './programs.ts';
+import { needs } from '../../support/programs.ts';
+import { until } from '../../support/until.ts';
 import { kib, mib, noise, startOrigin, treeFileOf } from './support.ts';
 
 const run = promisify(execFile);
@@ -68,13 +69,6 @@ async function setup(t: TestContext, options: { rateBytes?: number; stallMs?: nu
   });
   return { server, directory, socketPath, errors, uri: (name) => `nbd+unix:///${name}?socket=${socketPath}` };
 }
-
-const until = async (holds: () => boolean): Promise<void> => {
-  for (let turn = 0; !holds(); turn++) {
-    if (turn > 10_000) throw new Error('it never came true');
-    await new Promise((resolve) => setTimeout(resolve, 1));
-  }
-};
 
 function holed(bytes: number): Buffer {
   const image = noise(bytes, 21);
@@ -162,7 +156,7 @@ test('an export that is removed drops its clients, and is gone when that is said
   server.add('n1', { image: exported(noise(mib)) });
   const copy = run('nbdcopy', [uri('n0'), 'null:']);
   const failed = assert.rejects(copy);
-  await until(() => (server.state('n0')?.servedBytes ?? 0) > mib);
+  await until('something is served', () => (server.state('n0')?.servedBytes ?? 0) > mib);
   assert.ok((server.state('n0')?.clients ?? 0) > 0);
   const served = server.servedBytes;
   await server.remove('n0');
@@ -330,7 +324,7 @@ test('clients that send nonsense are dropped or told so, and nobody else notices
     assert.equal(reply.readUInt32BE(start + 4), error, what);
     socket.destroy();
   }
-  await until(() => server.state('n0')?.clients === 0);
+  await until('nobody is connected', () => server.state('n0')?.clients === 0);
   assert.deepEqual(errors, []);
 });
 
@@ -350,8 +344,8 @@ test('who reads slowly holds little and is dropped in the end; who says nothing 
   const socket = createConnection(socketPath);
   socket.write(Buffer.concat([Buffer.from([0, 0, 0, 3]), optionBytes(8, Buffer.alloc(0)), go('n0')]));
   for (let request = 0; request < 32; request++) socket.write(requestOf(0, request * 2 * mib, 2 * mib));
-  await until(() => server.state('n0')?.clients === 1);
-  await until(() => server.state('n0')?.clients === 0);
+  await until('a client is connected', () => server.state('n0')?.clients === 1);
+  await until('nobody is connected', () => server.state('n0')?.clients === 0);
   assert.ok(given <= 16 * mib, `${given} bytes for who read none`);
   await closed(socket);
   const strangers = Array.from({ length: 70 }, () => createConnection(socketPath));

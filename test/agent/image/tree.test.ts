@@ -14,7 +14,7 @@ import {
   encodeDescriptor,
   TreeLayout,
 } from '../../../agent/image/tree.ts';
-import { needs } from './programs.ts';
+import { needs } from '../../support/programs.ts';
 import { kib, mib, noise, treeFileOf } from './support.ts';
 
 test('tree and digest are those of fsverity', needs('fsverity'), (t) => {

@@ -13,6 +13,7 @@ import {
 import { type Clock, systemClock } from '../../../controller/runtime/clock.ts';
 import { systemRandom } from '../../../controller/runtime/random.ts';
 import { MemoryMachine, testHardware } from '../../support/bmc-machine.ts';
+import { Wakers } from '../../support/wakers.ts';
 
 export const credentials = { username: 'operator', password: 'correct horse battery' };
 
@@ -44,13 +45,11 @@ interface Extra {
 export class PowerBench {
   readonly power: RedfishPower;
   readonly troubles: (string | undefined)[] = [];
-  readonly #wakers = new Set<() => void>();
+  readonly #wakers = new Wakers();
   #tokens = 0;
 
   constructor(endpoints: Readonly<Record<string, BmcEndpoint>>, extra: Extra = {}) {
-    const wake = (): void => {
-      for (const waker of this.#wakers) waker();
-    };
+    const wake = (): void => this.#wakers.wake();
     this.power = redfishPower({
       bmcs: new Map(Object.entries(endpoints)),
       clock: systemClock,
@@ -67,24 +66,8 @@ export class PowerBench {
     });
   }
 
-  async until(what: string, holds: () => boolean): Promise<void> {
-    const signal = AbortSignal.timeout(30_000);
-    while (!holds()) {
-      await new Promise<void>((resolve, reject) => {
-        const wake = (): void => {
-          this.#wakers.delete(wake);
-          resolve();
-        };
-        this.#wakers.add(wake);
-        signal.addEventListener(
-          'abort',
-          () => reject(new Error(`${what} did not come about: ${this.troubles.at(-1)}`)),
-          {
-            once: true,
-          },
-        );
-      });
-    }
+  until(what: string, holds: () => boolean): Promise<void> {
+    return this.#wakers.until(what, holds, () => this.troubles.at(-1));
   }
 
   read(node = 'n0'): PowerReading {

@@ -6,6 +6,7 @@ import { type BridgeFabric, type BridgeFabricOptions, bridgeFabric } from '../..
 import type { BridgePort } from '../../../agent/drivers/fabric/layout.ts';
 import type { Change, Egress } from '../../../agent/drivers/port.ts';
 import { systemClock } from '../../../controller/runtime/clock.ts';
+import { Wakers } from '../../support/wakers.ts';
 import { frame, textHex } from './packets.ts';
 import { SwitchRoom } from './switch-room.ts';
 
@@ -44,7 +45,7 @@ export class FabricRoom {
   readonly room: SwitchRoom;
   readonly faults: string[] = [];
   fabric: BridgeFabric;
-  readonly #wakers = new Set<() => void>();
+  readonly #wakers = new Wakers();
   #tokens = 0;
   #texts = 0;
 
@@ -70,25 +71,15 @@ export class FabricRoom {
       gateway: { ifname: 'gw0', shared: ['10.78.0.254', '10.90.0.0/16'], forbidden: ['10.77.0.0/16'] },
       clock: systemClock,
       onChange: () => {
-        for (const wake of this.#wakers) wake();
+        this.#wakers.wake();
       },
       onError: (error) => this.faults.push(error.message),
     };
   }
 
   /** Waits, without asking the driver for anything, until its readings say so. */
-  async until(what: string, holds: () => boolean): Promise<void> {
-    const signal = AbortSignal.timeout(10_000);
-    while (!holds()) {
-      await new Promise<void>((resolve, reject) => {
-        const wake = (): void => {
-          this.#wakers.delete(wake);
-          resolve();
-        };
-        this.#wakers.add(wake);
-        signal.addEventListener('abort', () => reject(new Error(`${what} did not come about`)), { once: true });
-      });
-    }
+  until(what: string, holds: () => boolean): Promise<void> {
+    return this.#wakers.until(what, holds);
   }
 
   changeOf(name: Name): Change | undefined {

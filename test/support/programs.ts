@@ -1,9 +1,9 @@
-/** Programs of others that a test needs, and the Debian packages that hold them. */
+/** Programs of others that a test needs, and the Debian packages that hold them: where one is missing it is skipped loudly, an error with CI=true. */
 import { accessSync, constants } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import process from 'node:process';
 import type { TestOptions } from 'node:test';
-import { counterpart } from '../../support/counterpart.ts';
+import { counterpart } from './counterpart.ts';
 
 const packages: Readonly<Record<string, string>> = {
   fsverity: 'fsverity',
@@ -16,6 +16,12 @@ const packages: Readonly<Record<string, string>> = {
   aoeping: 'aoetools',
   vblade: 'vblade',
   ip: 'iproute2',
+  dnsmasq: 'dnsmasq-base',
+  nft: 'nftables',
+  'qemu-system-x86_64': 'qemu-system-x86 ipxe-qemu',
+  mcopy: 'mtools',
+  mke2fs: 'e2fsprogs',
+  'mkfs.fat': 'dosfstools',
 };
 
 function isThere(program: string): boolean {
@@ -29,7 +35,7 @@ function isThere(program: string): boolean {
   });
 }
 
-/** Options of a test that needs them: skipped loudly where one is missing, an error with CI=true. */
+/** Options of a test that needs them. */
 export function needs(...programs: readonly string[]): TestOptions {
   const missing = programs.filter((program) => !isThere(program));
   const wanted = [...new Set(missing.map((program) => packages[program] ?? program))];
