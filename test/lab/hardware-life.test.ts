@@ -8,12 +8,12 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { buildLabImages } from '../../agent/drivers/qemu/images/build.ts';
 import { enrolment, steps } from '../support/agent-room.ts';
+import { until } from '../support/until.ts';
 import { HardwareSite } from './hardware-site.ts';
 import { environmentOf } from './lab-rack.ts';
 import { LabVmm, loadedAsVmm } from './lab-vmm.ts';
 import { labOptions } from './needs.ts';
 import { imageDirectory, ownDirectory } from './one-machine.ts';
-import { until } from './rack-agent.ts';
 import { makeSectorImage } from './sector-image.ts';
 import { trustedBootMs } from './whole-lab.ts';
 

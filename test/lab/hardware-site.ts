@@ -33,7 +33,7 @@ import { systemClock as clock } from '../../controller/runtime/clock.ts';
 import { systemRandom as random } from '../../controller/runtime/random.ts';
 import { sharedCa } from '../support/agent-network.ts';
 import type { TestStep } from '../support/agent-room.ts';
-import { until } from './rack-agent.ts';
+import { until } from '../support/until.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const relay = fileURLToPath(new URL('support/control-port.ts', import.meta.url));

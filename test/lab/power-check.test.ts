@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { buildLabImages } from '../../agent/drivers/qemu/images/build.ts';
 import { enrolment, steps } from '../support/agent-room.ts';
+import { until } from '../support/until.ts';
 import { labOptions } from './needs.ts';
 import { imageDirectory } from './one-machine.ts';
-import { until } from './rack-agent.ts';
 import { trustedBootMs, WholeLab } from './whole-lab.ts';
 
 test('a check is of the boot that wiped, or there is none', labOptions(400), async (t) => {

@@ -8,9 +8,9 @@ import { test } from 'node:test';
 import { buildLabImages } from '../../agent/drivers/qemu/images/build.ts';
 import { defaultShape } from '../../agent/drivers/qemu/shape.ts';
 import { steps } from '../support/agent-room.ts';
+import { until } from '../support/until.ts';
 import { labOptions } from './needs.ts';
 import { imageDirectory } from './one-machine.ts';
-import { until } from './rack-agent.ts';
 import { makeSectorImage } from './sector-image.ts';
 import { trustedBootMs, WholeLab } from './whole-lab.ts';
 

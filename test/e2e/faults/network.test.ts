@@ -37,6 +37,7 @@ async function works(): Promise<void> {
 }
 
 test('certificates of both sides are replaced on disk, and nothing is restarted', async () => {
+  await connected();
   const since = (await condition('Ready'))?.lastTransitionTime;
   plant.writeIdentity('tls/p0', await plant.ca.issue('p0', ['p0']));
   plant.writeIdentity('tls/tls', await plant.ca.issue('bitvisor-operator'));
