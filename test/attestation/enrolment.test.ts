@@ -1,15 +1,19 @@
 /** Who is enrolled and when, and what rotation of an image and an update of firmware come to: against a software TPM with made-up boots. */
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { endorsementFingerprint } from '../../agent/attestation/attest.ts';
 import { parseReference, type ReferenceValues, referenceOf } from '../../agent/attestation/reference.ts';
+import { type AttestationSettings, openTpmAttestation } from '../../agent/drivers/boot/attestation-settings.ts';
 import { Enrolments } from '../../agent/drivers/boot/enrolments.ts';
 import { attestByTpm, type TpmAttestationOptions } from '../../agent/drivers/boot/tpm-attestation.ts';
+import type { TrustedImage } from '../../agent/drivers/boot/trusted-boot.ts';
 import type { Facts } from '../../agent/drivers/boot/trusted-facts.ts';
 import { unifiedKernel } from '../../agent/drivers/qemu/images/unified-kernel.ts';
+import { systemClock as clock } from '../../controller/runtime/clock.ts';
+import { systemRandom as random } from '../../controller/runtime/random.ts';
 import { machineOptions, ownDirectory } from '../lab/one-machine.ts';
 import { directTpm } from '../support/swtpm.ts';
 import { bootEvents, event, eventLog, extendOf, type Measured, policyOf } from './boot.ts';
@@ -153,4 +157,30 @@ test('reference values are of the sections that are measured, and a file that is
     [JSON.stringify({ ...reference, name: '' }), /name/],
   ] as const)
     assert.throws(() => parseReference(text), reason);
+});
+
+test('a rack whose attestation lacks a file does not start, and the message names it', async (t) => {
+  const directory = await ownDirectory(t);
+  const open = (image: Partial<TrustedImage>, more: Partial<AttestationSettings> = {}) =>
+    openTpmAttestation(
+      { method: 'Tpm', ...more },
+      { kernel: 'k', initrd: 'i', ...image },
+      { directory, clock, random },
+    );
+  assert.throws(() => open({}), /give trusted\.unified/);
+  const unified = join(directory, 'trusted.efi');
+  assert.throws(() => open({ unified }), /attestation: .*trusted\.efi\.reference\.json: .*ENOENT/);
+  writeFileSync(`${unified}.reference.json`, '{}');
+  assert.throws(() => open({ unified }), /trusted\.efi\.reference\.json: its version is not 1/);
+  writeFileSync(`${unified}.reference.json`, JSON.stringify(image));
+  assert.deepEqual(await open({ unified }).references(), [image]);
+  assert.throws(() => open({ unified }, { manufacturers: [unified] }), /trusted\.efi: .*ENOENT/);
+  writeFileSync(unified, 'no certificate');
+  assert.throws(() => open({ unified }, { manufacturers: [unified] }), /no certificate is in it/);
+  // Replaced while the agent runs.
+  const { references } = open({ unified });
+  writeFileSync(`${unified}.reference.json`, JSON.stringify(newer));
+  assert.deepEqual(await references(), [newer]);
+  rmSync(`${unified}.reference.json`);
+  await assert.rejects(references(), /reference values .*ENOENT/);
 });

@@ -101,6 +101,11 @@ export async function openLab(
 ): Promise<OpenedLab> {
   mkdirSync(directory, { recursive: true });
   const { attestation, trustedImage } = settings;
+  // Before anything is started: a file of it may be missing.
+  const tpm =
+    attestation === undefined
+      ? {}
+      : { tpm: openTpmAttestation(attestation, trustedImage, { directory, clock, random }) };
   const exporter = await RackExporter.start({
     directory: join(directory, 'cache'),
     listen: { socketPath: join(directory, 'images.sock') },
@@ -120,9 +125,7 @@ export async function openLab(
       trusted: (specs, onChange) =>
         trustedSide(new TrustedBoots({ clock, random, onChange }), {
           baselines: new Map(specs.map((spec) => [spec.name, baselineOf(spec)])),
-          ...(attestation === undefined
-            ? {}
-            : { tpm: openTpmAttestation(attestation, trustedImage, { directory, clock, random }) }),
+          ...tpm,
         }),
       async power(machines, changed) {
         bmcs = await startLabBmcs(machines, { directory, clock, random, changed, onError });
