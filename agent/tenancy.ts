@@ -228,16 +228,19 @@ function imageOpen(ctx: Context, image: Environment['image'], token: string): Ou
     act: { kind: 'open', image, token },
     limitMs: limits.imageMs,
     code: 'ImageUnavailable',
-    what: `image ${image.url}`,
+    what: `image ${placeOf(image)}`,
   });
   if (opened.kind !== 'Met' || images.digest === image.sha256) return opened;
   ctx.acts.push({ kind: 'close', token: `${token}/refused` });
   return failed(
     'ImageDigestMismatch',
-    `${image.url} has the digest ${images.digest ?? 'none'}, and ${image.sha256} was asked for`,
+    `${placeOf(image)} has the digest ${images.digest ?? 'none'}, and ${image.sha256} was asked for`,
     false,
   );
 }
+
+/** What is behind the question mark may be a signature, and this stands in status and logs. */
+const placeOf = ({ url }: Environment['image']): string => url.split('?', 1)[0] ?? '';
 
 export function devirtualizeStep(ctx: Context, operation: RowOperation, phase: Devirtualize['args']['phase']): Outcome {
   return phase === 'Prepare' ? prepareStep(ctx, operation) : commitStep(ctx, operation);

@@ -12,6 +12,7 @@
 import { createHash } from 'node:crypto';
 import { backoffDelayMs } from '../../controller/runtime/backoff.ts';
 import { sleep } from '../../controller/runtime/clock.ts';
+import { readAtPace } from './at-pace.ts';
 import type { BlockStore } from './block-store.ts';
 import type { Shared } from './cached-image.ts';
 import { type Origin, OriginError, type OriginFacts } from './origin.ts';
@@ -108,7 +109,7 @@ async function patiently<T>(
 async function readRange(seeking: Seeking, origin: Origin, offset: number, length: number): Promise<Buffer> {
   return patiently(seeking, async () => {
     const parts: Buffer[] = [];
-    for await (const part of origin.read(offset, length, seeking.signal)) {
+    for await (const part of readAtPace(origin, { offset, length }, seeking.shared.clock, seeking.signal)) {
       seeking.shared.counters.originBytes += part.length;
       parts.push(part);
     }
@@ -255,7 +256,8 @@ async function ingest(
       );
     }
     const offset = block * layout.blockBytes;
-    for await (const bytes of blocksOf(origin.read(offset, sizeBytes - offset, signal), layout, block)) {
+    const pieces = readAtPace(origin, { offset, length: sizeBytes - offset }, shared.clock, signal);
+    for await (const bytes of blocksOf(pieces, layout, block)) {
       shared.counters.originBytes += bytes.length;
       const hash = hashBlock(bytes, layout.blockBytes);
       take(block, bytes, hash);

@@ -24,6 +24,7 @@ import { type Origin, OriginError } from './origin.ts';
 import { type HttpOptions, httpDispatcher } from './origin-http.ts';
 import { type OriginPolicy, originOf } from './origins.ts';
 import { decodeDescriptor, descriptorBytes, digestOf, TreeError, TreeLayout } from './tree.ts';
+import { unlessAborted } from './unless-aborted.ts';
 
 const metaFormat = 1;
 /** What a crash may cost is fetched again: seconds of it. */
@@ -61,6 +62,8 @@ export interface ImageHandle {
 }
 
 interface Entry {
+  /** `id` of the origin that it is opened from. */
+  readonly origin: string;
   readonly abort: AbortController;
   readonly opened: Promise<{ image: CachedImage; tree: number }>;
   users: number;
@@ -144,30 +147,38 @@ export class RackCache {
   /**
    * Resolves once the digest is known to be that of the image: at once when its tree is on the disk, after a few requests when a tree lies
    * beside it, after reading it whole otherwise.
-   * @throws ImageError
+   * @param signal gives it up
+   * @throws ImageError, or the signal's reason
    */
-  async open(spec: ImageSpec): Promise<ImageHandle> {
+  async open(spec: ImageSpec, signal?: AbortSignal): Promise<ImageHandle> {
     if (this.#isClosed) throw new ImageError('Unavailable', 'the cache is closed');
     const origin = this.#originOf(spec);
-    const entry = this.#entries.get(spec.sha256) ?? this.#enter(spec, origin);
+    const known = this.#entries.get(spec.sha256);
+    const entry = known ?? this.#enter(spec, origin);
     entry.users++;
     try {
-      const { image } = await entry.opened;
+      const { image } = await unlessAborted(entry.opened, signal);
       if (image.sizeBytes > spec.sizeBytes) {
         throw new ImageError(
           'TooLarge',
           `the image has ${image.sizeBytes} bytes, and a size of ${spec.sizeBytes} is stated`,
         );
       }
-      image.addOrigin(origin);
+      const forget = image.addOrigin(origin);
       let isOpen = true;
       const close = async (): Promise<void> => {
-        if (isOpen) await this.#leave(spec.sha256, entry);
+        if (!isOpen) return;
         isOpen = false;
+        forget();
+        await this.#leave(spec.sha256, entry);
       };
       return { image, close };
     } catch (error) {
       await this.#leave(spec.sha256, entry);
+      if (signal?.aborted === true) throw signal.reason;
+      // Who came first named another place, which says nothing about this one.
+      const isOfAnother = known !== undefined && known.origin !== origin.id && this.#entries.get(spec.sha256) !== known;
+      if (isOfAnother) return this.open(spec, signal);
       throw imageError(error);
     }
   }
@@ -207,17 +218,22 @@ export class RackCache {
       const image = new CachedImage({ id: ++this.#images, digest: spec.sha256, tree, store }, this.#shared);
       return { image, tree: tree.heldBytes };
     })();
-    opened.catch(() => {});
-    const entry: Entry = { abort, opened, users: 0 };
+    const entry: Entry = { origin: origin.id, abort, opened, users: 0 };
     this.#entries.set(spec.sha256, entry);
+    // Who asks from now on tries again; who waited for it leaves it.
+    opened.catch(() => this.#drop(spec.sha256, entry));
     return entry;
+  }
+
+  #drop(digest: string, entry: Entry): void {
+    if (this.#entries.get(digest) === entry) this.#entries.delete(digest);
   }
 
   async #leave(digest: string, entry: Entry): Promise<void> {
     // Below zero: the cache was closed before its users were.
     if (--entry.users !== 0) return;
     entry.abort.abort(new ImageError('Unavailable', 'the image was closed while it was opened'));
-    this.#entries.delete(digest);
+    this.#drop(digest, entry);
     const closing = (async () => {
       const opened = await entry.opened.catch(() => undefined);
       if (opened === undefined) return;
@@ -230,7 +246,10 @@ export class RackCache {
       await this.#trim();
     })();
     this.#closing.set(digest, closing);
-    await closing.finally(() => this.#closing.delete(digest));
+    // Another opening of the image may have ended meanwhile.
+    await closing.finally(() => {
+      if (this.#closing.get(digest) === closing) this.#closing.delete(digest);
+    });
   }
 
   /** The image from the disk alone; `undefined` when it is not there or not whole. */

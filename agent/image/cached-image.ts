@@ -11,6 +11,7 @@ import type { BackoffPolicy } from '../../controller/runtime/backoff.ts';
 import { backoffDelayMs } from '../../controller/runtime/backoff.ts';
 import { type Clock, sleep } from '../../controller/runtime/clock.ts';
 import type { Random } from '../../controller/runtime/random.ts';
+import { readAtPace } from './at-pace.ts';
 import type { BlockStore } from './block-store.ts';
 import { Counters } from './counters.ts';
 import { Gate } from './gate.ts';
@@ -88,7 +89,8 @@ export class CachedImage {
   readonly #abort = new AbortController();
   readonly #fetches = new Gate(mostFetches);
   readonly #own = new Counters();
-  #origins: Origin[] = [];
+  /** The one that is asked next comes first. */
+  #origins: { readonly origin: Origin; users: number }[] = [];
   #waiting = 0;
 
   constructor(parts: ImageParts, shared: Shared) {
@@ -104,9 +106,19 @@ export class CachedImage {
     return this.#own.originBytes;
   }
 
-  /** Another place where the same bytes may be; the newest is asked first. */
-  addOrigin(origin: Origin): void {
-    this.#origins = [origin, ...this.#origins.filter(({ address }) => address !== origin.address)].slice(0, 4);
+  /**
+   * Another place where the same bytes may be, for as long as who named it has the image open: tenants share an image, and none of them can
+   * push out the place that another one named, or come before it.
+   * @returns what takes it away again
+   */
+  addOrigin(origin: Origin): () => void {
+    const known = this.#origins.find((other) => other.origin.id === origin.id);
+    const entry = known ?? { origin, users: 0 };
+    if (known === undefined) this.#origins.push(entry);
+    entry.users++;
+    return () => {
+      if (--entry.users === 0) this.#origins = this.#origins.filter((other) => other !== entry);
+    };
   }
 
   /**
@@ -304,8 +316,9 @@ export class CachedImage {
       let next = first;
       for (let failures = 0; next < first + count && !signal.aborted; ) {
         const before = next;
+        const asked = this.#origins[0];
         try {
-          for await (const block of this.#arriving(next, first + count)) {
+          for await (const block of this.#arriving(asked?.origin, next, first + count)) {
             await this.#keep(next, block);
             next++;
           }
@@ -315,8 +328,10 @@ export class CachedImage {
           failures = next > before ? 1 : failures + 1;
           counters.originFaults++;
           this.#shared.onFault(this.digest, error);
-          this.#origins.push(...this.#origins.splice(0, 1));
-          await sleep(clock, backoffDelayMs(originBackoff, failures, random.next()), signal).catch(() => {});
+          this.#askNextOf(asked);
+          // Once all have failed it is time to wait.
+          if (failures >= this.#origins.length)
+            await sleep(clock, backoffDelayMs(originBackoff, failures, random.next()), signal).catch(() => {});
         }
       }
     } finally {
@@ -324,18 +339,22 @@ export class CachedImage {
     }
   }
 
+  /** Fetches that fail at once turn to the next origin once, not each of them by one more. */
+  #askNextOf(failed: { readonly origin: Origin } | undefined): void {
+    if (failed !== undefined && this.#origins[0] === failed) this.#origins.push(...this.#origins.splice(0, 1));
+  }
+
   /** Verified blocks in their order; throws at the first that does not verify. */
-  async *#arriving(first: number, end: number): AsyncIterable<Buffer> {
+  async *#arriving(origin: Origin | undefined, first: number, end: number): AsyncIterable<Buffer> {
     const { layout } = this.#parts.tree;
-    const { counters } = this.#shared;
-    const [origin] = this.#origins;
+    const { counters, clock } = this.#shared;
     if (origin === undefined) throw new Error(`image ${this.digest} has no origin`);
     const offset = first * this.blockBytes;
     const length = Math.min(end * this.blockBytes, this.sizeBytes) - offset;
     let block = first;
     let filled = 0;
     let bytes = Buffer.allocUnsafeSlow(layout.lengthOf(block));
-    for await (const chunk of origin.read(offset, length, this.#abort.signal)) {
+    for await (const chunk of readAtPace(origin, { offset, length }, clock, this.#abort.signal)) {
       counters.originBytes += chunk.length;
       this.#own.originBytes += chunk.length;
       for (let used = 0; used < chunk.length; ) {

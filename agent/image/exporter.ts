@@ -30,6 +30,7 @@ export interface Found {
 
 interface Opened {
   readonly found: Promise<Found>;
+  readonly abort: AbortController;
   handle?: ImageHandle;
   isClosed: boolean;
 }
@@ -75,7 +76,7 @@ export class RackExporter {
     const known = this.#opened.get(name);
     if (known !== undefined) return known.found;
     const { promise, resolve, reject } = Promise.withResolvers<Found>();
-    const opened: Opened = { found: promise, isClosed: false };
+    const opened: Opened = { found: promise, abort: new AbortController(), isClosed: false };
     this.#opened.set(name, opened);
     const from = node === undefined ? undefined : this.#addressOf(node);
     this.#export(name, image, opened, from).then(resolve, (error: unknown) => {
@@ -85,11 +86,12 @@ export class RackExporter {
     return promise;
   }
 
-  /** Resolves also where there was no export of this name. */
+  /** Resolves also where there was no export of this name. One that is still being opened is given up. */
   async close(name: string): Promise<void> {
     const opened = this.#opened.get(name);
     if (opened === undefined) return;
     opened.isClosed = true;
+    opened.abort.abort(new ImageError('Unavailable', 'the export was closed while it was opened'));
     await opened.found.catch(() => {});
     await this.#nbd.remove(name);
     await opened.handle?.close();
@@ -125,7 +127,7 @@ export class RackExporter {
 
   async #export(name: string, image: ImageSpec, opened: Opened, from: string | undefined): Promise<Found> {
     try {
-      const handle = await this.cache.open(image);
+      const handle = await this.cache.open(image, opened.abort.signal);
       opened.handle = handle;
       // Who closes it meanwhile gives the handle back.
       if (!opened.isClosed) this.#nbd.add(name, { image: handle.image, ...(from === undefined ? {} : { from }) });

@@ -78,6 +78,10 @@ export class HttpOrigin implements Origin {
     return `${this.#url.origin}${this.#url.pathname}`;
   }
 
+  get id(): string {
+    return this.#url.href;
+  }
+
   beside(suffix: string): Origin {
     const url = new URL(this.#url);
     url.pathname += suffix;

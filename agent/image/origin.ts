@@ -33,6 +33,8 @@ export interface OriginFacts {
 export interface Origin {
   /** As people know it, without a password. */
   readonly address: string;
+  /** The same for the same place; may hold a signature, and is shown to nobody. */
+  readonly id: string;
   /** @throws OriginError */
   probe(signal: AbortSignal): Promise<OriginFacts>;
   /**
@@ -59,10 +61,12 @@ function fileFault(error: unknown, path: string): OriginError {
 /** @param below directories that the file must be in, symbolic links followed; absent: anywhere */
 export class FileOrigin implements Origin {
   readonly address: string;
+  readonly id: string;
   readonly #below: readonly string[] | undefined;
 
   constructor(path: string, below?: readonly string[]) {
     this.address = path;
+    this.id = path;
     this.#below = below;
   }
 

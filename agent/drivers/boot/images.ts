@@ -5,6 +5,8 @@
  * 1. An image is exported to one node alone, under a name that cannot be guessed; closing it ends the node's connections.
  * 2. What was exported and served is stored: an agent that starts again exports the same under the same name, so that machines whose
  *    reads wait go on.
+ * 3. A change of the export ends in bounded time, whatever the image's server does: its address is a tenant's, and a node that has one under way
+ *    is not fenced.
  */
 import { join } from 'node:path';
 import type { Environment } from '../../../controller/api/protocol.generated.ts';
@@ -22,7 +24,7 @@ export interface Exporter {
    * @throws with a sentence for people when it cannot be had
    */
   open(name: string, image: ImageSpec, node: string): Promise<{ readonly digest: string; readonly sizeBytes: number }>;
-  /** Nothing of it is read any more when this resolves. */
+  /** Nothing of it is read any more when this resolves; an `open` of it that is under way fails. */
   close(name: string): Promise<void>;
   /** Of an image that is exported. */
   read(name: string, offset: number, length: number): Promise<Buffer>;
@@ -50,10 +52,14 @@ interface NodeState {
   found?: { readonly digest: string; readonly sizeBytes: number };
   exportChange?: Change;
   servingChange?: Change;
+  /** Name of an export that is being opened. */
+  opening?: string;
   tail: Promise<unknown>;
 }
 
 const retryMs = 1_000;
+/** For an image that is read whole to know it: 150 GB at 1 Gbit/s. */
+const openLimitMs = 20 * 60_000;
 
 export class RackImages implements Images {
   readonly #options: RackImagesOptions;
@@ -93,16 +99,43 @@ export class RackImages implements Images {
     return next;
   }
 
+  /** @throws with a sentence for people */
+  async #openExport(node: string, state: NodeState, name: string, image: ImageSpec): Promise<void> {
+    const { exporter, clock } = this.#options;
+    let isLate = false;
+    state.opening = name;
+    const cancel = clock.setTimer(openLimitMs, () => {
+      isLate = true;
+      this.#giveUp(name);
+    });
+    const late = new Error(`the image could not be opened within ${openLimitMs / 60_000} minutes`);
+    try {
+      const found = await exporter.open(name, image, node);
+      if (isLate) throw late;
+      state.found = found;
+      state.exported = 'Open';
+    } catch (error) {
+      throw isLate ? late : error;
+    } finally {
+      cancel();
+      delete state.opening;
+    }
+  }
+
+  #giveUp(name: string): void {
+    const { exporter, onError } = this.#options;
+    exporter.close(name).catch(onError);
+  }
+
   /** Until it succeeds or is closed: a guest waits for it. */
   async #reopen(node: string): Promise<void> {
-    const { exporter, clock, onError } = this.#options;
+    const { clock, onError } = this.#options;
     for (;;) {
       try {
         await this.#inTurn(node, async (state) => {
           const kept = state.kept.export;
           if (kept === undefined || this.#isClosed || state.exported === 'Open') return;
-          state.found = await exporter.open(kept.name, kept.image, node);
-          state.exported = 'Open';
+          await this.#openExport(node, state, kept.name, kept.image);
           this.#tell(node);
         });
         return;
@@ -144,17 +177,16 @@ export class RackImages implements Images {
 
   open(node: string, image: ImageSpec, token: string): void {
     this.#changeExport(node, token, async (state) => {
-      const { exporter, random } = this.#options;
+      const { random } = this.#options;
       await this.#shut(state);
       const name = random.uuid();
       this.#keep(state, { ...state.kept, export: { name, image } });
       try {
-        state.found = await exporter.open(name, image, node);
+        await this.#openExport(node, state, name, image);
       } catch (error) {
         await this.#shut(state);
         throw error;
       }
-      state.exported = 'Open';
     });
   }
 
@@ -173,6 +205,7 @@ export class RackImages implements Images {
   #changeExport(node: string, token: string, work: (state: NodeState) => Promise<void>): void {
     const state = this.#state(node);
     state.exportChange = { token, status: 'Pending' };
+    if (state.opening !== undefined) this.#giveUp(state.opening);
     this.#inTurn(node, work)
       .then(
         () => {

@@ -79,7 +79,7 @@ test('another file is not exported, and named by what it is', clients, async (t)
 test('an export that is closed while it is opened does not appear afterwards', clients, async (t) => {
   const { spec, directory } = await bench(t, noise(2 * mib));
   const { exporter, uri } = await exporterOf(t, { directory });
-  const opening = exporter.open('n0', spec());
+  const opening = assert.rejects(exporter.open('n0', spec()), /closed while it was opened/);
   await exporter.close('n0');
   await opening;
   await assert.rejects(run('nbdinfo', [uri('n0')]), /No such file|no such export/);
