@@ -5,7 +5,8 @@
  * 1. A lower term or epoch than any seen before is refused.
  * 2. A newer epoch is accepted only once nothing asked for under the older one can still take effect; until then the
  *    instruction is refused as Busy and the older operation is cancelled. An end does not wait for the BMC: a tenant is fenced
- *    whatever a BMC may still do, and what needs power or boot order waits for it by itself.
+ *    whatever a BMC may still do, and what needs power or boot order waits for it by itself. Nor does it wait for the trusted image of a
+ *    reclaim before it: one that hangs ends with the machine's power, and its result counts for nobody.
  * 3. Reimage needs every data port read back in the domain of this allocation's isolation, a disk that nobody else's guest
  *    wrote to (a certificate, or the same allocation), and no commit under this epoch.
  * 4. A tenancy begins on a certified machine on which nobody's hypervisor runs.
@@ -65,7 +66,9 @@ function open(row: Row, readings: Readings, instruction: Instruction): Verdict {
   if (planned.refused !== undefined) return planned;
   const running = row.operation?.status === 'Running' ? row.operation : undefined;
   const ends = verb === 'drain' || verb === 'fence';
-  if (!(ends ? anythingPendingBesideBmc(readings) : anythingPending(readings))) return planned;
+  const { change: _ofTrustedImage, ...vmm } = readings.vmm;
+  const awaited = row.kind === 'Reclaim' ? { ...readings, vmm } : readings;
+  if (!(ends ? anythingPendingBesideBmc(awaited) : anythingPending(readings))) return planned;
   const message = `what was asked for under epoch ${row.epoch} can still take effect; ask for ${verb} again`;
   return {
     row: {

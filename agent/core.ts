@@ -229,7 +229,7 @@ export class AgentCore {
       if (decision.row !== entry.row) this.#touch(node);
       entry.row = decision.row;
       this.#wait(node, entry, decision.waits);
-      for (const act of decision.acts) this.#perform(node, entry, act);
+      this.#performAll(node, entry, decision.acts);
     }
     for (const { node, entry, observation } of stepped) this.#say(node, entry, observation);
   }
@@ -276,6 +276,18 @@ export class AgentCore {
       entry.timerAt = Number.POSITIVE_INFINITY;
       this.#touch(node);
     });
+  }
+
+  /** What follows an act that failed may rest on it, such as a boot on its plan: all of them are decided on again. */
+  #performAll(node: string, entry: Entry, acts: readonly Act[]): void {
+    try {
+      for (const act of acts) this.#perform(node, entry, act);
+    } catch (error) {
+      this.#options.onError?.(error);
+      entry.toldPlan = undefined;
+      entry.toldRateBytes = undefined;
+      this.#options.clock.setTimer(logRetryMs, () => this.#touch(node));
+    }
   }
 
   /** A driver is told plan and throttle when they are new alone. */

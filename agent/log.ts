@@ -3,9 +3,10 @@
  *
  * Invariants:
  * 1. `write` is atomic, and durable when it returns: the agent acts only afterwards.
- * 2. `storeId` is made with the log and never changes; an operator that finds another id knows that records were lost.
+ * 2. Readable by the agent's own user alone, and what a row held before is overwritten: plans hold secrets of tenants.
+ * 3. `storeId` is made with the log and never changes; an operator that finds another id knows that records were lost.
  */
-import { existsSync, mkdirSync } from 'node:fs';
+import { chmodSync, closeSync, existsSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { Row } from './row.ts';
@@ -47,12 +48,19 @@ function refuseDamaged(path: string, database: DatabaseSync): void {
   if (verdict !== 'ok') throw damaged(verdict);
 }
 
+/** SQLite gives the files beside its database the mode of the database. */
+function makePrivate(path: string): void {
+  closeSync(openSync(path, 'a', 0o600));
+  for (const file of [path, `${path}-wal`, `${path}-shm`]) if (existsSync(file)) chmodSync(file, 0o600);
+}
+
 /**
  * Opens the log at `path`, or makes it under the id given.
  * @throws Error that says what to do when the file is damaged
  */
 export function openSqliteLog(path: string, newStoreId: string, durability: Durability): AgentLog {
-  if (!existsSync(dirname(path))) mkdirSync(dirname(path), { recursive: true });
+  if (!existsSync(dirname(path))) mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  makePrivate(path);
   const database = new DatabaseSync(path);
   try {
     refuseDamaged(path, database);
@@ -60,6 +68,7 @@ export function openSqliteLog(path: string, newStoreId: string, durability: Dura
     database.close();
     throw error;
   }
+  database.exec('PRAGMA secure_delete = ON');
   database.exec('PRAGMA journal_mode = WAL');
   database.exec(`PRAGMA synchronous = ${durability === 'PowerLoss' ? 'FULL' : 'NORMAL'}`);
   database.exec('CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT');

@@ -18,7 +18,8 @@ const handshakeMs = 10_000;
 const defaultStallMs = 120_000;
 const mostClientsOfExport = 16;
 const mostClients = 1024;
-/** Those that did not yet name an export. */
+/** Those that did not yet name an export: over TCP from one address, so that no machine keeps the others out, and else all together. */
+const mostOfAddress = 16;
 const mostStrangers = 64;
 
 export interface NbdServerOptions {
@@ -79,7 +80,7 @@ class Exports implements Omit<NbdServer, 'port' | 'close'> {
   readonly #share: BandwidthShare;
   readonly #sockets = new Set<Socket>();
   readonly #options: NbdServerOptions;
-  #strangers = 0;
+  readonly #strangers = new Map<string | undefined, number>();
   #goneBytes = 0;
 
   constructor(options: NbdServerOptions) {
@@ -126,7 +127,9 @@ class Exports implements Omit<NbdServer, 'port' | 'close'> {
 
   /** Serves one connection until it ends. */
   async serve(socket: Socket): Promise<void> {
-    const isFull = this.#sockets.size >= mostClients || this.#strangers >= mostStrangers;
+    const { remoteAddress } = socket;
+    const most = remoteAddress === undefined ? mostStrangers : mostOfAddress;
+    const isFull = this.#sockets.size >= mostClients || (this.#strangers.get(remoteAddress) ?? 0) >= most;
     socket.on('error', () => socket.destroy());
     if (isFull) {
       socket.destroy();
@@ -134,7 +137,7 @@ class Exports implements Omit<NbdServer, 'port' | 'close'> {
     }
     const { clock, onError = () => {}, stallMs = defaultStallMs } = this.#options;
     this.#sockets.add(socket);
-    this.#strangers++;
+    this.#countStranger(remoteAddress, 1);
     let attached: Export | undefined;
     const session = new NbdSession({
       socket,
@@ -148,14 +151,20 @@ class Exports implements Omit<NbdServer, 'port' | 'close'> {
         if (found === undefined || found.sockets.size >= mostClientsOfExport) return undefined;
         attached = found;
         found.sockets.add(socket);
-        this.#strangers--;
+        this.#countStranger(remoteAddress, -1);
         return found;
       },
     });
     await session.run();
     this.#sockets.delete(socket);
-    if (attached === undefined) this.#strangers--;
+    if (attached === undefined) this.#countStranger(remoteAddress, -1);
     attached?.sockets.delete(socket);
+  }
+
+  #countStranger(address: string | undefined, change: 1 | -1): void {
+    const now = (this.#strangers.get(address) ?? 0) + change;
+    if (now === 0) this.#strangers.delete(address);
+    else this.#strangers.set(address, now);
   }
 
   async closeAll(): Promise<void> {

@@ -35,8 +35,8 @@ const turnBytes = 262_144;
 /** What a background copy needs to keep a gigabit busy, with time to spare; a rack of 102 nodes holds 408 MiB at worst. */
 const mostInFlightBytes = 4_194_304;
 const mostInFlight = 64;
-/** An answer to a question about more than that stops here; the client asks on. */
-const mostStatusBytes = 1_073_741_824;
+/** An answer to a question about more blocks than that stops here; the client asks on. Eight bytes for each at worst. */
+const mostStatusBlocks = 16_384;
 
 /** What an export gives: a CachedImage, or something like it. Reads wait while their data is not there. */
 export interface ExportedImage {
@@ -116,7 +116,11 @@ export class NbdSession {
       if (hasPayload && (request.length > mostReadBytes || !(await this.#reader.skip(request.length)))) return;
       const leaveRequests = await this.#requests.enter();
       const leaveBytes = await this.#bytes.enter(
-        request.type === command.read ? Math.min(request.length, mostReadBytes) : 0,
+        request.type === command.blockStatus
+          ? 8 * mostStatusBlocks
+          : request.type === command.read
+            ? Math.min(request.length, mostReadBytes)
+            : 0,
       );
       negotiated.target.inFlight++;
       void this.#answer(negotiated, request).finally(() => {
@@ -175,7 +179,10 @@ export class NbdSession {
 
   async #blockStatus(negotiated: Negotiated, request: NbdRequest): Promise<void> {
     const { image } = negotiated.target;
-    const extents = image.extents(Number(request.offset), Math.min(request.length, mostStatusBytes));
+    const extents = image.extents(
+      Number(request.offset),
+      Math.min(request.length, mostStatusBlocks * image.blockBytes),
+    );
     const fields = blockStatusFields((request.flags & flagOneExtent) === 0 ? extents : extents.slice(0, 1));
     await this.#send([chunkBytes(request.cookie, chunk.blockStatus, true, fields)]);
   }

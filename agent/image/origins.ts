@@ -35,8 +35,10 @@ export function originOf(address: string, policy: OriginPolicy, dispatcher: Disp
   return new HttpOrigin(url, dispatcher);
 }
 
-/** By server and path, not by characters: "https://images.example" is no prefix of https://images.example.org. */
+/** By server and path, not by characters: "https://images.example" is no prefix of https://images.example.org, nor "/public" of /public-not. */
 function isBelow(url: URL, prefix: string): boolean {
   const allowed = URL.parse(prefix);
-  return allowed !== null && url.origin === allowed.origin && url.pathname.startsWith(allowed.pathname);
+  if (allowed === null || url.origin !== allowed.origin) return false;
+  const { pathname } = allowed;
+  return url.pathname === pathname || url.pathname.startsWith(pathname.endsWith('/') ? pathname : `${pathname}/`);
 }

@@ -126,6 +126,18 @@ test('a newer epoch waits until what runs under the older one can have no effect
     assert.equal(room.events('guest').length, 0);
   }));
 
+test('an end waits for no trusted image that hangs, and counts nothing of what it did', () =>
+  inRoom(async (room) => {
+    await room.runAll(enrolment.slice(0, 3), 1);
+    assert.equal(room.give({ verb: 'wipe', args: { erase: 'Full' } }, { epoch: 1 }).result, 'Accepted');
+    await room.clock.advance(1_000);
+    assert.equal(room.seen().operation?.status, 'Running');
+    assert.equal(reasonFor(room, steps.isolate(), 2), 'NotAllowed');
+    await room.runAll(enrolment, 2);
+    const { certificate } = room.seen().record;
+    assert.deepEqual([certificate?.epoch, certificate?.erase], [2, 'Quick']);
+  }));
+
 test('an update erases the target disk of the same allocation alone, under its newer epoch', () =>
   inRoom(async (room) => {
     await room.runAll(enrolment, 1);

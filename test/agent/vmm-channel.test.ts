@@ -269,6 +269,23 @@ test('a boot is taken from the control port of its own node alone, and known aga
   await until(() => later.read('n0').connected, 'known again');
 });
 
+test('a port that connects and says nothing keeps no other out', async () => {
+  const { clock, channels, machine } = pair();
+  const mute = Array.from({ length: 80 }, () => duplexPair());
+  for (const [, end] of mute) channels.accept(end, 'n9');
+  const boot = channels.expect('n0', plan);
+  const own = duplexPair();
+  channels.accept(own[1], 'n0');
+  const peer = new VmmPeer({ boot, epoch: 7n, machine, connect: () => own[0], clock, random: seededRandom(2) });
+  await until(() => channels.read('n0').connected, 'let in');
+  assert.ok(mute.filter(([, end]) => !end.destroyed).length <= 4);
+  await clock.advance(60_000);
+  const later = duplexPair();
+  channels.accept(later[1], 'n9');
+  assert.equal(later[1].destroyed, false, 'those of before no longer count');
+  peer.stop();
+});
+
 test('a commit that got lost is sent again to the same boot, and nothing else is', async () => {
   const { clock, channels, machine, links, settings, start } = pair();
   start();

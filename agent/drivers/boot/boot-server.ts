@@ -6,6 +6,8 @@
  * 1. What a machine is answered is decided when it asks, by `BootHandler.boot`, and a request through one port never concerns another's machine.
  * 2. `onTaken` of an answer runs once the machine has taken the answer and its connection is gone.
  * 3. Bodies are read by the trusted side alone, which bounds them.
+ * 4. A machine holds a bounded number of connections, each request comes in bounded time, and what is given up leaves no file open: no
+ *    machine keeps the others from booting.
  */
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
@@ -41,10 +43,14 @@ async function sendFile(response: ServerResponse, { path, trailer }: BootFile): 
   const { size } = await stat(path);
   const length = size + (trailer?.length ?? 0);
   response.writeHead(200, { 'content-length': length, 'content-type': 'application/octet-stream' });
-  createReadStream(path, { end: Math.max(0, size - 1) })
+  const file = createReadStream(path, { end: Math.max(0, size - 1) });
+  file
     .on('error', () => response.destroy())
     .on('end', () => response.end(trailer))
     .pipe(response, { end: false });
+  // A pipe leaves the file open when the machine is gone.
+  response.once('close', () => file.destroy());
+  if (response.destroyed) file.destroy();
 }
 
 async function answer(handler: BootHandler, request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -73,10 +79,15 @@ export interface BootListener {
 
 /** A machine that says nothing for so long, or takes nothing, is gone. */
 const idleMs = 120_000;
+const headersMs = 10_000;
+const requestMs = 30_000;
+/** iPXE uses one, the trusted image a few; those of a machine whose power was cut linger for a while. */
+const mostOfMachine = 32;
 
 export function startBootServer(listeners: readonly BootListener[], onError: (error: unknown) => void): BootServer {
   const servers = listeners.map(({ listener, handlerOf }) => {
-    const http = createServer((request, response) => {
+    const timed = { headersTimeout: headersMs, requestTimeout: requestMs, connectionsCheckingInterval: headersMs / 4 };
+    const http = createServer(timed, (request, response) => {
       const handler = handlerOf(request.socket);
       if (handler === undefined) {
         response.writeHead(404).end();
@@ -89,7 +100,18 @@ export function startBootServer(listeners: readonly BootListener[], onError: (er
       });
     });
     http.timeout = idleMs;
+    // Node times the requests of a server that listens itself; this one is handed its connections.
+    http.emit('listening');
+    const open = new Map<BootHandler | undefined, number>();
     listener.on('connection', (socket) => {
+      const handler = handlerOf(socket);
+      const count = open.get(handler) ?? 0;
+      if (count >= mostOfMachine) {
+        socket.destroy();
+        return;
+      }
+      open.set(handler, count + 1);
+      socket.once('close', () => open.set(handler, (open.get(handler) ?? 1) - 1));
       http.emit('connection', socket);
     });
     return { listener, http };

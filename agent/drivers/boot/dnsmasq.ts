@@ -3,7 +3,8 @@
  *
  * Invariants:
  * 1. Nobody gets an address that is not in the layout: there are no ranges to draw from.
- * 2. No name or address holds a comma, blank or line break: a layout with one is refused.
+ * 2. What any machine can ask for as often as it likes is not logged: a tenant would fill the disk that the agent's own log is on.
+ * 3. No name or address holds a comma, blank or line break: a layout with one is refused.
  */
 import { isIPv4, isIPv6 } from 'node:net';
 import { join } from 'node:path';
@@ -109,6 +110,9 @@ export function dnsmasqConfig(layout: DhcpLayout): string {
     'no-hosts',
     'no-ping',
     'dhcp-authoritative',
+    'quiet-dhcp',
+    'quiet-ra',
+    'quiet-tftp',
     ...(control.some(({ prefix }) => prefix !== undefined) ? ['enable-ra'] : []),
     `dhcp-leasefile=${join(directory, 'dhcp.leases')}`,
     `pid-file=${join(directory, 'dnsmasq.pid')}`,

@@ -84,8 +84,8 @@ export class RackImages implements Images {
   }
 
   #keep(state: NodeState, kept: Kept): void {
-    state.kept = kept;
     writeJsonFile(state.path, kept);
+    state.kept = kept;
   }
 
   #tell(node: string): void {
@@ -197,6 +197,8 @@ export class RackImages implements Images {
   async #shut(state: NodeState): Promise<void> {
     const { export: before, ...rest } = state.kept;
     if (before !== undefined) await this.#options.exporter.close(before.name);
+    // While it is stored as exported, a restart exports it again.
+    if (before !== undefined) state.exported = 'Unknown';
     this.#keep(state, rest);
     state.exported = 'Closed';
     delete state.found;
@@ -220,8 +222,12 @@ export class RackImages implements Images {
 
   serve(node: string, what: Serving, token: string): void {
     const state = this.#state(node);
-    this.#keep(state, { ...state.kept, serving: what });
-    state.servingChange = { token, status: 'Done' };
+    try {
+      this.#keep(state, { ...state.kept, serving: what });
+      state.servingChange = { token, status: 'Done' };
+    } catch (error) {
+      state.servingChange = { token, status: 'Error', error: (error as Error).message };
+    }
     this.#tell(node);
   }
 

@@ -33,6 +33,7 @@ import { vmmScript } from './vmm-files.ts';
 
 /** An Off that a BMC showed before it noticed the start is not the end of it. */
 const freshOffMs = 120_000;
+const storeAgainMs = 1_000;
 
 export class HardwareNode implements BootHandler, VmmHand {
   readonly #options: HardwareNodeOptions;
@@ -65,8 +66,13 @@ export class HardwareNode implements BootHandler, VmmHand {
   }
 
   #keep(changed: Partial<Kept>): void {
-    this.#kept = { ...this.#kept, ...changed };
-    writeJsonFile(this.#options.path, this.#kept);
+    this.#store({ ...this.#kept, ...changed });
+  }
+
+  /** @throws when the disk does not take it: then nothing has changed, here neither */
+  #store(kept: Kept): void {
+    writeJsonFile(this.#options.path, kept);
+    this.#kept = kept;
   }
 
   #keepBoot(boot: VmmBoot, changed: Partial<VmmBoot>): VmmBoot {
@@ -98,12 +104,12 @@ export class HardwareNode implements BootHandler, VmmHand {
       this.#change = { ...this.#change, status: 'Error', error: 'the machine started anew or went off' };
     }
     this.#shown = undefined;
-    this.#wasOn = false;
-    this.#bootedAt = clock.monotonic();
     if (boot.kind !== 'Off') this.#failure = undefined;
     // Nobody can say any more what became of a plan that went out.
     const isOpen = begun?.status === 'Offered';
     this.#keep({ boot, ...(isOpen ? { begun: { epoch: begun.epoch, status: 'Begun' } } : {}) });
+    this.#wasOn = false;
+    this.#bootedAt = clock.monotonic();
     this.#tell();
   }
 
@@ -232,8 +238,7 @@ export class HardwareNode implements BootHandler, VmmHand {
     if (gaveUp && begun?.status === 'Offered') {
       // It said itself that nothing was begun: the next boot may start fresh.
       const { begun: _withdrawn, ...rest } = this.#kept;
-      this.#kept = rest;
-      this.#keep({});
+      this.#store(rest);
     }
     if (failure !== undefined) this.#fail(boot.epoch, channelFailure(failure));
     if (refusal !== undefined && boot.committed !== undefined) this.#refused(boot, refusal);
@@ -244,11 +249,18 @@ export class HardwareNode implements BootHandler, VmmHand {
 
   /** Power was read anew. */
   powerChanged(): void {
-    const { surroundings, clock } = this.#options;
+    const { surroundings, clock, onError } = this.#options;
     const { state } = surroundings.power();
     if (state === 'On') this.#wasOn = true;
     const isOver = this.#wasOn || clock.monotonic() - this.#bootedAt >= freshOffMs;
-    if (state === 'Off' && isOver && this.#kept.boot.kind !== 'Off') this.#begin({ kind: 'Off' });
+    if (state !== 'Off' || !isOver || this.#kept.boot.kind === 'Off' || this.#isClosed) return;
+    try {
+      this.#begin({ kind: 'Off' });
+    } catch (error) {
+      onError(error);
+      // Nobody waits for an answer: a disk that is full must not end the agent of a rack.
+      clock.setTimer(storeAgainMs, () => this.powerChanged());
+    }
   }
 
   refresh(): void {
@@ -259,8 +271,7 @@ export class HardwareNode implements BootHandler, VmmHand {
 
   plan(plan: VmmPlan | undefined): void {
     const { plan: _before, ...rest } = this.#kept;
-    this.#kept = plan === undefined ? rest : { ...rest, plan };
-    this.#keep({});
+    this.#store(plan === undefined ? rest : { ...rest, plan });
   }
 
   throttle(maxRateBytes: number): void {

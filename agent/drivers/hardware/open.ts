@@ -38,6 +38,7 @@ import {
   controlMac,
   type HardwareNodeSettings,
   type HardwareSettings,
+  withoutManagement,
 } from './settings.ts';
 import { aoeSource, type ImageSource, nbdSource } from './sources.ts';
 
@@ -134,6 +135,7 @@ class HardwareRack {
       const { boot } = this.#settings;
       return bridgeFabric({
         ...{ ...bridge, clock, onChange: changed, onError, nodes: this.#byNode((own) => bridgePorts(own)) },
+        ...(bridge.gateway === undefined ? {} : { gateway: withoutManagement(bridge.gateway, this.#settings) }),
         bootServer: {
           addresses: [],
           tcpPorts: [boot.port, boot.channelPort, this.#settings.images.port],
@@ -168,14 +170,14 @@ class HardwareRack {
   async #source(): Promise<ImageSource> {
     const { images } = this.#settings;
     const { directory, clock, random, onError } = this.#context;
-    const { directories = [], prefixes, rateBytes, memoryBytes, diskBytes, port, transport, aoe } = images;
+    const { directories = [], prefixes = [], rateBytes, memoryBytes, diskBytes, port, transport, aoe } = images;
     const exporter = await RackExporter.start({
       directory: join(directory, 'cache'),
       // With AoE nobody reads over TCP.
       listen: transport === 'Aoe' ? { socketPath: join(directory, 'images.sock') } : { host: this.#agents(), port },
       addressOf: (node) => addressIn(this.#own(node).control.machine),
       ...{ memoryBytes, diskBytes, clock, random, onError },
-      policy: { directories, ...(prefixes === undefined ? {} : { prefixes }) },
+      policy: { directories, prefixes },
       ...(rateBytes === undefined ? {} : { rateBytes }),
       onFault: (_digest, error) => onError(error),
     });

@@ -3,7 +3,8 @@
  *
  * Invariants:
  * 1. What passes can be opened without a further look at its form; every complaint names the field.
- * 2. A request to the boot server names one node: by the agent's address that it came to, and where nodes share one, by its own.
+ * 2. Tenants reach no control port, agent or BMC through the gateway, and images come from nowhere that the administrator did not name.
+ * 3. A request to the boot server names one node: by the agent's address that it came to, and where nodes share one, by its own.
  */
 import { isIPv4 } from 'node:net';
 import { type AttestationSettings, attestationSchema } from '../boot/attestation-settings.ts';
@@ -69,6 +70,7 @@ export interface HardwareSettings {
     /** How hypervisors read; Nbd when absent. */
     readonly transport?: 'Nbd' | 'Aoe';
     readonly port: number;
+    /** Where images may come from: directories of this host, and beginnings of addresses. Tenants name the images. */
     readonly directories?: readonly string[];
     readonly prefixes?: readonly string[];
     readonly memoryBytes: number;
@@ -233,10 +235,22 @@ export function checkSettings(nodes: readonly string[], settings: HardwareSettin
   wrong.push(...sharedFaults(nodes, settings));
   if (images.transport === 'Aoe' && images.aoe === undefined)
     wrong.push('hardware.images.aoe is missing: hardware.images.transport is Aoe');
+  if ((images.directories ?? []).length + (images.prefixes ?? []).length === 0)
+    wrong.push(
+      'hardware.images: prefixes or directories must name where images may come from; tenants write their addresses',
+    );
   if (new Set([images.port, boot.port, boot.channelPort]).size < 3)
     wrong.push('hardware.images.port, hardware.boot.port and hardware.boot.channelPort must differ');
   if (nodes.length > 255) wrong.push('hardware.nodes: a rack has at most 255');
   if (wrong.length > 0) throw new Error(wrong.join('; '));
+}
+
+/** The gateway, with what no tenant reaches whatever its egress: this rack's control ports and agents, and BMCs known by address. */
+export function withoutManagement(gateway: Gateway, { nodes }: HardwareSettings): Gateway {
+  const own = Object.values(nodes).flatMap(({ bmc, control }) => [
+    ...[control.agent, addressIn(control.machine), URL.parse(bmc.url)?.hostname ?? ''],
+  ]);
+  return { ...gateway, forbidden: [...new Set([...gateway.forbidden, ...own.filter((address) => isIPv4(address))])] };
 }
 
 /** Ports of a node as the bridge's driver wants them. */

@@ -65,7 +65,8 @@ interface Boot extends BootKey {
 }
 
 const helloMs = 10_000;
-/** Of connections that have not said who they are. */
+/** Of connections that have not said who they are: from one control port, and where it is not known from which. */
+const mostOfPort = 4;
 const mostStrangers = 64;
 const nonceOf = (random: Random): Buffer => Buffer.from(random.uuid().replaceAll('-', ''), 'hex');
 
@@ -73,7 +74,8 @@ export class VmmChannels {
   readonly #options: VmmChannelsOptions;
   readonly #byNode = new Map<string, Boot>();
   readonly #byId = new Map<string, Boot>();
-  #strangers = 0;
+  /** By whose control port they came through. */
+  readonly #strangers = new Map<string | undefined, number>();
 
   constructor(options: VmmChannelsOptions) {
     this.#options = options;
@@ -170,16 +172,21 @@ export class VmmChannels {
    * @param from whose control port it came through, where that is known: of another node it is then not taken
    */
   accept(stream: Duplex, from?: string): void {
-    if (this.#strangers >= mostStrangers) {
+    const count = (change: number): number => {
+      const now = (this.#strangers.get(from) ?? 0) + change;
+      this.#strangers.set(from, now);
+      return now;
+    };
+    if (count(1) > (from === undefined ? mostStrangers : mostOfPort)) {
+      count(-1);
       stream.destroy();
       return;
     }
-    this.#strangers += 1;
     let boot: Boot | undefined;
     let hello: Hello | undefined;
     let isCounted = true;
     const isKnown = (): void => {
-      if (isCounted) this.#strangers -= 1;
+      if (isCounted) count(-1);
       isCounted = false;
     };
     const cancel = this.#options.clock.setTimer(helloMs, () => session.end('no HELLO in time'));

@@ -10,7 +10,12 @@ import { parse } from 'yaml';
 import { dnsmasqConfig } from '../../../agent/drivers/boot/dnsmasq.ts';
 import { dhcpLayout } from '../../../agent/drivers/hardware/dhcp.ts';
 import { withPaths } from '../../../agent/drivers/hardware/paths.ts';
-import { checkSettings, type HardwareSettings, hardwareSchema } from '../../../agent/drivers/hardware/settings.ts';
+import {
+  checkSettings,
+  type HardwareSettings,
+  hardwareSchema,
+  withoutManagement,
+} from '../../../agent/drivers/hardware/settings.ts';
 import { parseHostlist } from '../../../controller/api/hostlist.ts';
 import { needs } from '../../support/programs.ts';
 
@@ -56,10 +61,26 @@ test('what does not fit together is named', () => {
     [/r0n1\.control\.machine: "10\.77\.1\.10" is no IPv4 address with/, 'nodes.r0n1.control.machine', '10.77.1.10'],
     [/r0n1: control\.machine is that of r0n0/, 'nodes.r0n1.control.machine', '10.77.0.10/24'],
     [/hardware\.images\.aoe is missing/, 'images.transport', 'Aoe'],
+    [/hardware\.images: prefixes or directories must name/, 'images.prefixes', undefined],
     [/boot\.channelPort must differ/, 'boot.channelPort', 8080],
     [/r0n1\.ports: there is no data port/, 'nodes.r0n1.ports', []],
   ];
   for (const [message, path, value] of wrong) assert.match(faultOf(path, value), message);
+});
+
+test('no tenant reaches a control port, an agent or a BMC through the gateway, whatever its administrator listed', () => {
+  const { hardware } = documented();
+  const { forbidden } = withoutManagement({ shared: ['10.0.0.0/8'], forbidden: ['192.0.2.0/24'] }, hardware);
+  for (const { control } of Object.values(hardware.nodes)) {
+    assert.ok(forbidden.includes(control.agent), control.agent);
+    assert.ok(forbidden.includes(control.machine.replace(/\/.*/, '')), control.machine);
+  }
+  const bmc = structuredClone(hardware);
+  const [name = ''] = Object.keys(bmc.nodes);
+  Object.assign(bmc.nodes[name]?.bmc ?? {}, { url: 'https://10.88.0.7:8443' });
+  assert.ok(withoutManagement({ shared: [], forbidden: [] }, bmc).forbidden.includes('10.88.0.7'));
+  assert.ok(forbidden.includes('192.0.2.0/24'));
+  assert.equal(new Set(forbidden).size, forbidden.length);
 });
 
 test('a secret cannot stand in the section', () => {
@@ -79,6 +100,8 @@ test('dnsmasq takes what is written for it, and a layout cannot smuggle a line i
     ['10.77.0.0/255.255.255.0', '10.77.1.0/255.255.255.0'],
   );
   const config = dnsmasqConfig(layout);
+  // Else a machine that asks again and again fills the disk.
+  assert.match(config, /^quiet-dhcp\nquiet-ra\nquiet-tftp$/m);
   assert.match(config, /^dhcp-boot=tag:ipxe,tag:ctl1,http:\/\/10\.77\.1\.1:8080\/boot\.ipxe$/m);
   writeFileSync(join(directory, 'dnsmasq.conf'), config);
   execFileSync('dnsmasq', ['--test', `--conf-file=${join(directory, 'dnsmasq.conf')}`], { stdio: 'pipe' });

@@ -233,6 +233,44 @@ test('over TCP an export answers its own address alone', async (t) => {
   assert.equal(await replyTo('n1'), 0x8000_0006);
 });
 
+test('a machine that opens connections and says nothing keeps no other machine out', async (t) => {
+  const server = await startNbdServer({ listen: { host: '127.0.0.1', port: 0 }, clock: systemClock });
+  t.after(() => server.close());
+  server.add('n1', { image: exported(noise(mib)), from: '127.0.0.3' });
+  const from = (localAddress: string): Socket =>
+    createConnection({ port: server.port, host: '127.0.0.1', localAddress });
+  const strangers = Array.from({ length: 100 }, () => from('127.0.0.2'));
+  for (const stranger of strangers) void closed(stranger);
+  await until(() => strangers.filter((stranger) => stranger.closed).length >= 36);
+  const socket = from('127.0.0.3');
+  socket.write(Buffer.concat([Buffer.from([0, 0, 0, 3]), go('n1')]));
+  assert.equal((await received(socket, 38)).readUInt32BE(18 + 12), 3);
+  for (const one of [socket, ...strangers]) one.destroy();
+});
+
+test('a question about a gigabyte of small blocks gets a bounded answer', async (t) => {
+  const { server, socketPath } = await setup(t);
+  const asked: number[] = [];
+  const image: ExportedImage = {
+    ...{ sizeBytes: 1024 * mib, blockBytes: 4 * kib, pieces: async () => [] },
+    extents(_offset, length) {
+      asked.push(length / (4 * kib));
+      return [{ bytes: length, isZero: true }];
+    },
+  };
+  server.add('n0', { image });
+  const name = Buffer.from('n0');
+  const context = Buffer.concat([
+    ...[Buffer.from([0, 0, 0, 2]), name, Buffer.from([0, 0, 0, 1, 0, 0, 0, 15]), Buffer.from('base:allocation')],
+  ]);
+  const socket = createConnection(socketPath);
+  const options = [optionBytes(8, Buffer.alloc(0)), optionBytes(10, context), go('n0')];
+  socket.write(Buffer.concat([Buffer.from([0, 0, 0, 3]), ...options, requestOf(7, 0, 1024 * mib)]));
+  await until(() => asked.length > 0);
+  assert.deepEqual(asked, [16_384]);
+  socket.destroy();
+});
+
 function optionBytes(of: number, data: Buffer): Buffer {
   const header = Buffer.alloc(16);
   header.write('IHAVEOPT');

@@ -141,6 +141,8 @@ test('redirects are followed, files are read by path, and prefixes hold', async 
   ]) {
     await assert.rejects(cache.open(spec({ url })), /takes images from http/, url);
   }
+  const narrow = await start({ policy: { prefixes: [`${origin.url}/image`] } });
+  await assert.rejects(narrow.open(spec()), /takes images from http/, 'a path is compared by its parts');
   await symlink('/etc/passwd', join(directory, 'link.raw'));
   await assert.rejects(
     cache.open(spec({ url: `file://${directory}/link.raw`, sha256: 'ab'.repeat(32) })),
