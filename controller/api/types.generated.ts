@@ -861,6 +861,36 @@ export interface PhysicalNodeStatus {
     at?: string;
   };
   /**
+   * The end that the node came back clean from last. Deletions of a short time are counted by it, also by an operator that was not there.
+   */
+  released?: {
+    /**
+     * Whose it was.
+     */
+    allocation: {
+      /**
+       * Namespace.
+       */
+      namespace: string;
+      /**
+       * Name.
+       */
+      name: string;
+      /**
+       * UID.
+       */
+      uid: string;
+    };
+    /**
+     * Why it ended.
+     */
+    reason: string;
+    /**
+     * When the end was decided.
+     */
+    at?: string;
+  };
+  /**
    * A person's word that the machine is switched off or cut from every network; stands in for reading back its fence.
    */
   writtenOff?: {

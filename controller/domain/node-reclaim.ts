@@ -56,6 +56,13 @@ export function reclaim(input: NodeInput, status: PhysicalNodeStatus, facts: Nod
 /** A node that failed before it was in use comes back clean, and is kept for a person to look at. */
 export const failedBeforeUse = 'FailedBeforeUse';
 
+/** Whose the node was, for who counts what was let go (deletion-guard.ts). A commission took it from nobody. */
+function releasedBy({ claim, end }: PhysicalNodeStatus): RecordPatch {
+  if (claim === undefined || end === undefined) return {};
+  const { reason, at } = end;
+  return { released: { allocation: claim.allocation, reason, ...(at === undefined ? {} : { at }) } };
+}
+
 function releaseRecord(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObservation): NodeDecision {
   const suspect = status.end?.reason === failedBeforeUse;
   const rest: NodeState = suspect ? 'Quarantined' : input.node.spec?.maintenance ? 'Maintenance' : 'Available';
@@ -67,6 +74,7 @@ function releaseRecord(input: NodeInput, status: PhysicalNodeStatus, facts: Node
     lastError: suspect ? (status.lastError ?? { code: failedBeforeUse, message }) : null,
     attempts: null,
     nextRetry: null,
+    ...releasedBy(status),
     claim: null,
     commitSent: null,
     end: null,

@@ -5,8 +5,8 @@
  * Invariants:
  * 1. A deletion that was shown as held stays held over a restart of the operator, and when records of its nodes are taken away: its
  *    condition remembers it, for as long as it lists a node.
- * 2. An allocation counts among the deletions of its window also when its object is gone already; after a restart as long as its
- *    nodes are on their way back, for their ends say whose they were. (What is clean again by then is forgotten.)
+ * 2. An allocation counts among the deletions of its window also when its object is gone already, after a restart too: its nodes say
+ *    whose they were, on their way back by their ends and then, until they are released again, by what they were released from.
  * 3. What an operator before this one handled as failed still counts: nodes and allocations say which and since when.
  */
 import { parseHostlist } from '../api/hostlist.ts';
@@ -86,15 +86,16 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
   /** What an operator before this one let go. A scale-down or an expiry has another reason than a deletion. */
   const remember = (): void => {
     for (const { status } of fleet.nodes.values()) {
-      const { claim, end } = status ?? {};
-      if (claim === undefined || end?.reason !== 'Released' || end.at === undefined) continue;
-      const { uid, namespace, name } = claim.allocation;
+      const { claim, end, released } = status ?? {};
+      const last = claim && end ? { allocation: claim.allocation, ...end } : released;
+      if (last?.reason !== 'Released' || last.at === undefined) continue;
+      const { uid, namespace, name } = last.allocation;
       const owner = fleet.allocations.getByKey(`${namespace}/${name}`)?.metadata;
       // A node that failed to start was given back by an allocation that goes on.
       if (owner?.uid === uid && owner.deletionTimestamp === undefined) continue;
       const known = seen.get(uid);
       const nodesInUse = (known?.nodesInUse ?? fleet.nodes.countByIndex(byUse, uid)) + 1;
-      const deletedAt = Math.min(known?.deletedAt ?? Number.POSITIVE_INFINITY, Date.parse(end.at));
+      const deletedAt = Math.min(known?.deletedAt ?? Number.POSITIVE_INFINITY, Date.parse(last.at));
       seen.set(uid, { uid, deletedAt, nodesInUse, confirmed: false, alreadyEnded: true });
     }
   };

@@ -199,6 +199,23 @@ test('many deletions wait for a confirmation also where the operator was restart
   await hall.stop();
 });
 
+test('and where the nodes of those that went came back clean meanwhile', async () => {
+  const hall = await hallWith(8);
+  const names = ['a', 'b', 'c', 'd', 'e'];
+  const reclaim = { erase: 'Quick', gracePeriod: '0s' } as const;
+  for (const name of names) await hall.allocation(name, 'rocky', 1, { reclaim });
+  await hall.clock.runUntil(() => names.every((name) => settled(hall, name)));
+  const from = hall.clock.monotonic();
+  for (const name of ['a', 'b', 'c']) await remove(hall, name);
+  await hall.clock.runUntil(() => hall.inState('Available') === 6);
+  assert.ok(hall.clock.monotonic() - from < 600_000, 'within the window');
+  await hall.crash();
+  await remove(hall, 'd');
+  await hall.clock.advance(3_600_000);
+  assert.equal(reason(hall, 'd', 'Stalled'), 'DeletionHeld');
+  await hall.stop();
+});
+
 test('suspend holds back what has not started', async () => {
   const hall = await hallWith(2);
   await hall.allocation('job', 'rocky', 1, { suspend: true });
