@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { type TestContext, test } from 'node:test';
 import { type BootHandler, startBootServer } from '../../agent/drivers/boot/boot-server.ts';
-import { until, untilAsync } from './image/cache-support.ts';
+import { until } from './image/cache-support.ts';
 
 async function bootServer(t: TestContext): Promise<{ from(address: string): Socket; path: string }> {
   const directory = mkdtempSync(join(tmpdir(), 'boot-'));
@@ -86,7 +86,7 @@ test('a machine that holds many connections keeps no other from booting', async 
   assert.equal(await answerTo('127.0.0.2'), '');
   // Their places are free again once they are gone.
   for (const one of crowd) one.destroy();
-  await untilAsync(async () => (await answerTo('127.0.0.2')) !== '');
+  await until(async () => (await answerTo('127.0.0.2')) !== '');
 });
 
 test('a request that does not come to its end is given up', async (t) => {

@@ -241,7 +241,7 @@ test('a machine that opens connections and says nothing keeps no other machine o
     createConnection({ port: server.port, host: '127.0.0.1', localAddress });
   const strangers = Array.from({ length: 100 }, () => from('127.0.0.2'));
   for (const stranger of strangers) void closed(stranger);
-  await until(() => strangers.filter((stranger) => stranger.closed).length >= 36);
+  await until('most strangers are sent away', () => strangers.filter((stranger) => stranger.closed).length >= 36);
   const socket = from('127.0.0.3');
   socket.write(Buffer.concat([Buffer.from([0, 0, 0, 3]), go('n1')]));
   assert.equal((await received(socket, 38)).readUInt32BE(18 + 12), 3);
@@ -266,7 +266,7 @@ test('a question about a gigabyte of small blocks gets a bounded answer', async 
   const socket = createConnection(socketPath);
   const options = [optionBytes(8, Buffer.alloc(0)), optionBytes(10, context), go('n0')];
   socket.write(Buffer.concat([Buffer.from([0, 0, 0, 3]), ...options, requestOf(7, 0, 1024 * mib)]));
-  await until(() => asked.length > 0);
+  await until('it is asked', () => asked.length > 0);
   assert.deepEqual(asked, [16_384]);
   socket.destroy();
 });
