@@ -46,7 +46,7 @@ export function pruned(report: Report): Checker {
   const applied = new Map<string, string>();
   /** Keys of what the sync applied and did not prune. */
   const listed = new Set<string>();
-  /** What people were told to wait for them, with how often the branch had moved then; a restored API server knows of no promise. */
+  /** What people were told to wait for them, with where the branch stood next after the commit that it is about; a restored API server knows of no promise. */
   const promised = new Map<string, number>();
   let restores = 0;
 
@@ -72,12 +72,13 @@ export function pruned(report: Report): Checker {
       if (truth.restores > restores) promised.clear();
       restores = truth.restores;
       const repository = truth.ground.repository();
-      const about = repository?.stands.findLast((one) => one.commit.id === commit)?.commit;
+      const stood = repository?.stands.findLastIndex((one) => one.commit.id === commit) ?? -1;
+      const about = repository?.stands[stood]?.commit;
       if (repository === undefined || about === undefined || result !== 'Held') return;
       for (const [, kind = '', name = ''] of notPruned.matchAll(/^(\w+) cfd\/([\w-]+) /gm)) {
         const key = statementKey({ kind, name });
         // What is kept for an error in a file waits for that alone.
-        if (doubt(repository, about, key) === undefined) promised.set(key, repository.stands.length);
+        if (doubt(repository, about, key) === undefined) promised.set(key, stood + 1);
       }
     },
     synced(write, truth) {
