@@ -124,8 +124,8 @@ export async function sooner(
   ];
 }
 
-/** One reading lasts a fraction of a second: too short beside the console, and for a copy that has to notice it. */
-const readings = 8;
+/** One reading lasts a twentieth of a second: together they last for seconds, so that a copy which has to notice them is not judged by its first look. */
+const readings = 64;
 
 /** Reads so much of the guest's disk, several times, past its page cache. @returns bytes a second */
 async function readRate(console: Console, fromMebi: number, countMebi: number): Promise<number> {

@@ -113,7 +113,11 @@ export class Room {
       ...{ epoch, environment, hostname: node, sshKeys: [], disk: 'sda', start: 'Fresh' },
       ...(maxRateBytes === undefined ? {} : { maxRateBytes }),
     });
-    power.setOrder(node, 'Network', 'order');
+    await this.#done(
+      'boot order',
+      (token) => power.setOrder(node, 'Network', token),
+      () => power.read(node).orderChange,
+    );
     images.serve(node, 'Vmm', 'serve');
     await this.#done(
       'control port',

@@ -208,7 +208,7 @@ export interface ComputeEnvironmentSpec {
      */
     maxRate?: string;
     /**
-     * How the copy gives way to the guest's own disk traffic. Strict stops while the guest is busy, Fair shares the disk half and half, None copies at full speed.
+     * How the copy gives way to the guest's own disk traffic. Strict stops while the guest is busy, Fair takes a fifth of the time while the guest waits for its disk, None copies at full speed.
      */
     yield: 'Strict' | 'Fair' | 'None';
     /**

@@ -4,14 +4,16 @@
  * Invariants:
  * 1. The copy that is shown was read from QEMU; it is shown in steps of a sixty-fourth, and its end at once.
  * 2. A QEMU that does not answer is asked again; only a copy that ended in error fails.
+ * 3. A copy that has a part of the time goes at the beginning of each turn, from one look to the next, and stands for the rest of it.
  */
 import type { Environment } from '../../../controller/api/protocol.generated.ts';
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import { CopyFailed, type CopyState, type GuestTraffic, type Mediator } from './mediator.ts';
-import { type Pace, paceOf } from './pace.ts';
+import { isHeldUp, type Pace, paceOf } from './pace.ts';
+import { QmpError } from './qmp.ts';
 
 export interface AttendantOptions {
-  readonly mediator: Mediator;
+  readonly mediator: Pick<Mediator, 'startCopy' | 'copyState' | 'traffic' | 'setRate' | 'pauseCopy'>;
   readonly clock: Clock;
   readonly changed: () => void;
   /** Runs it while nothing else is done with the machine's disks. */
@@ -29,8 +31,8 @@ const lookEveryMs = 200;
 /** After a look that failed. */
 const lookAgainMs = 1_000;
 const steps = 64;
-/** A pace that differs less is not worth a command. */
-const sameShare = 0.2;
+/** Less than that is no pause worth two commands. */
+const leastPauseMs = 20;
 
 export class Attendant {
   readonly #options: AttendantOptions;
@@ -38,9 +40,13 @@ export class Attendant {
   #maxRateBytes: number | undefined;
   #copy: CopyState | undefined;
   #cancel: (() => void) | undefined;
+  #cancelPause: (() => void) | undefined;
   #traffic: (GuestTraffic & { readonly atMs: number }) | undefined;
   #quietSinceMs = 0;
-  #pace: Pace = { isPaused: false, bytesPerSecond: 0 };
+  #easySinceMs = 0;
+  /** As QEMU was told. */
+  #isPaused = false;
+  #bytesPerSecond = 0;
 
   constructor(options: AttendantOptions) {
     this.#options = options;
@@ -55,9 +61,11 @@ export class Attendant {
     this.#task = task;
     this.#copy = undefined;
     this.#maxRateBytes = maxRateBytes;
-    this.#pace = { isPaused: false, bytesPerSecond: maxRateBytes ?? 0 };
+    this.#isPaused = false;
+    this.#bytesPerSecond = maxRateBytes ?? 0;
     this.#traffic = undefined;
     this.#quietSinceMs = this.#options.clock.monotonic();
+    this.#easySinceMs = this.#quietSinceMs;
     this.#lookIn(0);
   }
 
@@ -69,6 +77,8 @@ export class Attendant {
     this.#task = undefined;
     this.#cancel?.();
     this.#cancel = undefined;
+    this.#cancelPause?.();
+    this.#cancelPause = undefined;
   }
 
   #lookIn(delayMs: number): void {
@@ -94,7 +104,7 @@ export class Attendant {
 
   async #look(task: Task): Promise<void> {
     const { mediator, onFailed } = this.#options;
-    if (this.#copy === undefined) await mediator.startCopy(task.disk, this.#pace.bytesPerSecond);
+    if (this.#copy === undefined) await mediator.startCopy(task.disk, this.#bytesPerSecond);
     let found: CopyState;
     try {
       found = await mediator.copyState(task.disk);
@@ -118,34 +128,47 @@ export class Attendant {
     this.#options.changed();
   }
 
-  async #setPace({ disk, yielding }: Task): Promise<void> {
+  async #setPace(task: Task): Promise<void> {
     const { mediator, clock } = this.#options;
     const now = clock.monotonic();
-    const traffic = { ...(await mediator.traffic(disk)), atMs: now };
+    const traffic = { ...(await mediator.traffic(task.disk)), atMs: now };
     const before = this.#traffic ?? traffic;
     this.#traffic = traffic;
     if (traffic.operations !== before.operations) this.#quietSinceMs = now;
-    const seconds = Math.max(0.001, (now - before.atMs) / 1000);
+    if (isHeldUp(traffic.waitedMs - before.waitedMs, now - before.atMs)) this.#easySinceMs = now;
     const wanted = paceOf({
-      yielding,
+      yielding: task.yielding,
       ...(this.#maxRateBytes === undefined ? {} : { maxRateBytes: this.#maxRateBytes }),
-      guestBytesPerSecond: (traffic.bytes - before.bytes) / seconds,
       quietMs: now - this.#quietSinceMs,
+      easyMs: now - this.#easySinceMs,
     });
-    await this.#apply(disk, wanted);
+    if (this.#task === task) await this.#apply(task, wanted);
   }
 
-  async #apply(disk: string, wanted: Pace): Promise<void> {
-    const { mediator } = this.#options;
-    const { isPaused, bytesPerSecond } = this.#pace;
-    if (wanted.isPaused !== isPaused) await mediator.pauseCopy(disk, wanted.isPaused);
-    const isSame =
-      wanted.bytesPerSecond === bytesPerSecond ||
-      (wanted.bytesPerSecond > 0 && Math.abs(wanted.bytesPerSecond - bytesPerSecond) < sameShare * bytesPerSecond);
-    if (!wanted.isPaused && !isSame) await mediator.setRate(disk, wanted.bytesPerSecond);
-    this.#pace = {
-      isPaused: wanted.isPaused,
-      bytesPerSecond: isSame || wanted.isPaused ? bytesPerSecond : wanted.bytesPerSecond,
-    };
+  async #apply(task: Task, { timeShare, bytesPerSecond }: Pace): Promise<void> {
+    const { mediator, clock, inTurn, onError } = this.#options;
+    this.#cancelPause?.();
+    this.#cancelPause = undefined;
+    if (timeShare > 0 && bytesPerSecond !== this.#bytesPerSecond) {
+      await mediator.setRate(task.disk, bytesPerSecond);
+      this.#bytesPerSecond = bytesPerSecond;
+    }
+    await this.#pause(task, timeShare === 0);
+    const goesMs = timeShare * lookEveryMs;
+    if (timeShare === 0 || lookEveryMs - goesMs < leastPauseMs || this.#task !== task) return;
+    this.#cancelPause = clock.setTimer(goesMs, () => {
+      inTurn(async () => {
+        if (this.#task === task) await this.#pause(task, true);
+      }).catch((error: unknown) => {
+        // A copy that has just come to its end cannot be paused: the next look finds that.
+        if (!(error instanceof QmpError)) onError(error);
+      });
+    });
+  }
+
+  async #pause({ disk }: Task, isPaused: boolean): Promise<void> {
+    if (isPaused === this.#isPaused) return;
+    await this.#options.mediator.pauseCopy(disk, isPaused);
+    this.#isPaused = isPaused;
   }
 }

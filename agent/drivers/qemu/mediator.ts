@@ -41,7 +41,8 @@ export interface CopyState {
 /** Counters of the guest's own traffic to a disk, since its start. */
 export interface GuestTraffic {
   readonly operations: number;
-  readonly bytes: number;
+  /** For how long its commands were under way, those at the same time each counted. */
+  readonly waitedMs: number;
 }
 
 interface JobInfo {
@@ -293,7 +294,10 @@ export class Mediator {
     const all = await this.#execute<{ qdev?: string; stats: Record<string, number> }[]>('query-blockstats');
     const stats = all.find(({ qdev }) => qdev?.includes(`/${disk}/`) || qdev?.endsWith(`/${disk}`))?.stats ?? {};
     const sum = (...names: string[]): number => names.reduce((total, name) => total + (stats[name] ?? 0), 0);
-    return { operations: sum('rd_operations', 'wr_operations'), bytes: sum('rd_bytes', 'wr_bytes') };
+    return {
+      operations: sum('rd_operations', 'wr_operations'),
+      waitedMs: sum('rd_total_time_ns', 'wr_total_time_ns', 'flush_total_time_ns') / 1e6,
+    };
   }
 
   /**

@@ -123,7 +123,7 @@ export async function padImage(image: LabImage, sizeBytes: number): Promise<LabI
       `an image of ${image.sizeBytes} bytes is padded to whole mebibytes above that, not to ${sizeBytes}`,
     );
   }
-  const path = image.path.replace(/\.raw$/, `-${sizeBytes >> 20}M.raw`);
+  const path = image.path.replace(/\.raw$/, `-${sizeBytes / (1 << 20)}M.raw`);
   if ((await stat(path).catch(() => undefined)) === undefined) {
     const scratch = `${path}.${process.pid}`;
     await copyFile(image.path, scratch);
