@@ -51,6 +51,8 @@ export const bootModules = [
   'net_failover',
   'virtio_net',
 ];
+/** What an emulated processor spends a second on, and nobody here needs: a check of its timer, layout at random, tests of ciphers, cleared pages. */
+const emulationArguments: readonly string[] = ['no_timer_check', 'nokaslr', 'cryptomgr.notests', 'init_on_alloc=0'];
 /** The power button. */
 export const lateModules = ['evdev', 'button'];
 /** Left to commands: AoE, packet generation, virtual ports. */
@@ -133,7 +135,7 @@ async function fatPartition(
   const own = [
     'console=ttyS0',
     'quiet',
-    'no_timer_check',
+    ...emulationArguments,
     'panic=5',
     `lab.disk=${signature}`,
     ...environment.kernelArguments,

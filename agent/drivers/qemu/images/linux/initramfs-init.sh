@@ -1,13 +1,15 @@
 #!/bin/busybox sh
 # The initramfs of a lab environment: loads the drivers, finds the disk it came from by its MBR signature, and hands over.
-/bin/busybox --install -s /bin
+# Once there is a /proc the shell finds busybox's programs in itself: no names of them are needed.
 export PATH=/bin
-mount -t proc proc /proc
+/bin/busybox mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 while read -r module; do insmod "/modules/$module.ko"; done </modules/order
 
-signature=$(sed -n 's/.*lab\.disk=\([0-9a-f]*\).*/\1/p' /proc/cmdline)
+read -r arguments </proc/cmdline
+signature=${arguments#*lab.disk=}
+signature=${signature%% *}
 tries=0
 root=
 while [ -z "$root" ] && [ "$tries" -lt 50 ]; do
@@ -25,6 +27,6 @@ if [ -z "$root" ] || ! mount -t ext4 "$root" /disk; then
   exec sleep 2147483647
 fi
 mount --move /dev /disk/dev
-mount --move /proc /disk/proc
 mount --move /sys /disk/sys
-exec switch_root /disk /sbin/init
+mount --move /proc /disk/proc
+exec /bin/busybox switch_root /disk /sbin/init
