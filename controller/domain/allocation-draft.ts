@@ -29,6 +29,8 @@ export interface MemberView {
   readonly isolated: boolean;
   readonly guestStarted: boolean;
   readonly ready: boolean;
+  /** It was seen to run no guest: one that is held, or whose agent is away, may run its own. */
+  readonly down: boolean;
   readonly installed: boolean;
   readonly devirtualized: boolean;
   /** It is in use and has no power; `why` says what keeps it from being switched on. */

@@ -177,12 +177,13 @@ export function updateStep(draft: Draft): void {
   if (draft.closing) draft.updating.clear();
   if (draft.status.revision === undefined) return;
   if (outdated.length === 0 || draft.closing || allocation.spec.suspend) return;
-  // A node that is down for whatever reason counts: an update never takes more from the tenant than it allowed.
+  // A node that does not run for whatever reason counts: an update never takes more from the tenant than it allowed.
   const down = views.filter((view) => !view.ready && !draft.updating.has(view.name)).length;
   let room = allocation.spec.update.maxUnavailable - draft.updating.size - down;
   const order = [...outdated].sort((a, b) => Number(a.ready) - Number(b.ready) || (a.name < b.name ? -1 : 1));
   for (const view of order) {
     if (draft.updating.has(view.name)) continue;
+    if (!view.ready && !view.down) continue;
     if (view.ready && room <= 0) break;
     if (view.ready) room--;
     draft.updating.add(view.name);

@@ -47,6 +47,10 @@ const nothingToRun: Environment = {
 /** How long an agent may be away before a node that was chosen and not yet claimed is given up for another. */
 const patienceMs = 30_000;
 
+/** Whether a guest may run on a node that is not seen to be where a guest runs. */
+const mayRun = (state: NodeState, { guest }: NodeObservation): boolean =>
+  state === 'Quarantined' || state === 'Orphaned' || guest.state === 'Running';
+
 export class Fleet {
   readonly nodes: Store<PhysicalNode>;
   readonly allocations: Store<NodeAllocation>;
@@ -305,8 +309,10 @@ export class Fleet {
     const runs = claimed && end === undefined && fresh && guestRuns(state);
     // An agent whose log is another than the claim was made in knows nothing of the guest.
     const trusted = facts !== undefined && this.linkOf(nodeName)?.state().hello?.storeId === status.storeId;
+    const reachable = this.factsOf(nodeName) !== undefined;
     const off = runs && current && isOffInUse(facts);
     const why = off && node ? leftOff(node, allocation.spec.suspend) : undefined;
+    const ready = runs && !off;
     return {
       name: nodeName,
       state,
@@ -315,11 +321,12 @@ export class Fleet {
       unavailable: !claimed && this.#cannotBeClaimed(nodeName, node, allocation),
       endRecorded: end !== undefined,
       fenced: status.writtenOff !== undefined || (facts !== undefined && isolatedIn(facts, 'quarantine')),
-      reachable: this.factsOf(nodeName) !== undefined,
+      reachable,
       isolated: claimed && (facts && claim ? isolatedIn(facts, claim.domain) : runs),
       // Without a record that says otherwise, a claimed node is in use.
       guestStarted: claimed && (!trusted || guestMayHaveRun(facts, status)),
-      ready: runs && !off,
+      ready,
+      down: claimed && !ready && trusted && reachable && !mayRun(state, facts),
       installed: runs && isInstalled(state),
       devirtualized: runs && state === 'BareMetal',
       ...(off ? { off: why === undefined ? {} : { why } } : {}),
