@@ -126,7 +126,9 @@ function conditionsOf(draft: Draft, sum: Tally): Record<string, Truth> {
           ),
     Reconciling:
       settled || ended || stalled.status === 'True'
-        ? no(settled ? 'Settled' : ended ? 'Ended' : 'Stalled', 'nothing is left to do')
+        ? settled || ended
+          ? no(settled ? 'Settled' : 'Ended', 'nothing is left to do')
+          : no('Stalled', 'it goes on when what the condition Stalled names is put right')
         : yes('Progressing', progressOf(draft, sum)),
     Stalled: stalled,
   };

@@ -239,7 +239,11 @@ export function shrinkStep(draft: Draft): void {
     victims.filter((name) => input.member(name).claimed),
     'ScaledDown',
   );
-  draft.events.push({ type: 'Normal', reason: 'ScaledDown', message: `${victims.length} nodes are given back` });
+  draft.events.push({
+    type: 'Normal',
+    reason: 'ScaledDown',
+    message: `${victims.length} ${victims.length === 1 ? 'node is' : 'nodes are'} given back`,
+  });
 }
 
 /** Placement: all or nothing down to minReplicas at first; later whatever is missing, as it becomes free. */
@@ -275,7 +279,10 @@ export function growStep(draft: Draft): void {
   if (result.scattered && waitsForArrivals(draft)) return;
   for (const name of result.nodes) draft.nodes.add(name);
   const racks = new Set([...draft.nodes].map((name) => input.member(name).rack)).size;
-  draft.status.placement = { racks, message: `${draft.nodes.size} nodes in ${racks} rack${racks === 1 ? '' : 's'}` };
+  draft.status.placement = {
+    racks,
+    message: `${draft.nodes.size} node${draft.nodes.size === 1 ? '' : 's'} in ${racks} rack${racks === 1 ? '' : 's'}`,
+  };
   if (draft.status.window?.start === undefined) draft.status.window = { ...draft.status.window, start: draft.nowIso };
   setWindowEnd(draft, spec);
   const end = draft.status.window?.end;
@@ -283,7 +290,7 @@ export function growStep(draft: Draft): void {
   draft.events.push({
     type: 'Normal',
     reason: 'Scheduled',
-    message: `${result.nodes.length} nodes chosen: ${draft.status.placement.message}`,
+    message: `${result.nodes.length} node${result.nodes.length === 1 ? '' : 's'} chosen: ${draft.status.placement.message}`,
   });
 }
 

@@ -13,6 +13,7 @@
 import { formatHostlist, parseHostlist } from '../api/hostlist.ts';
 import type { NodeAllocationStatus } from '../api/types.generated.ts';
 import { type AllocationDecision, type AllocationInput, allocationFinalizer, type Draft } from './allocation-draft.ts';
+import { turnsBetween } from './allocation-events.ts';
 import { reportAllocation } from './allocation-report.ts';
 import { acceptStep, endStep, growStep, healStep, shrinkStep, updateStep } from './allocation-steps.ts';
 
@@ -32,7 +33,7 @@ function open(input: AllocationInput): Draft {
     events: [],
     againMs: undefined,
     blastUsed: [],
-    accepted: { ok: true, reason: 'Accepted', message: 'the environment may be used and fits' },
+    accepted: { ok: true, reason: 'Accepted', message: 'the environment exists and may be used' },
     waiting: undefined,
     closing: false,
   };
@@ -70,7 +71,8 @@ function close(draft: Draft): AllocationDecision {
   const empty = draft.nodes.size === 0 && draft.replaced.size === 0 && draft.ending.size === 0 && allFenced;
   const release = has && deletionTimestamp !== undefined && ((retains && draft.ending.size === 0) || empty);
   const finalizer = release ? 'remove' : !has && deletionTimestamp === undefined ? 'add' : 'keep';
-  return { status, finalizer, events: draft.events, againMs: draft.againMs, blastUsed: draft.blastUsed };
+  const events = [...draft.events, ...turnsBetween(before.conditions, status.conditions)];
+  return { status, finalizer, events, againMs: draft.againMs, blastUsed: draft.blastUsed };
 }
 
 export function decideAllocation(input: AllocationInput): AllocationDecision {

@@ -66,8 +66,8 @@ function fileLine(file: FileResult): string {
   const errors = file.problems.filter((problem) => problem.severity === 'error').length;
   const warnings = file.problems.length - errors;
   const words = [`${file.file}: ${file.applied} applied`];
-  if (errors > 0) words.push(`${errors} errors`);
-  if (warnings > 0) words.push(`${warnings} warnings`);
+  if (errors > 0) words.push(`${errors} error${errors === 1 ? '' : 's'}`);
+  if (warnings > 0) words.push(`${warnings} warning${warnings === 1 ? '' : 's'}`);
   return words.join(', ');
 }
 

@@ -251,7 +251,7 @@ class Pass {
     const result = held ? 'Held' : errors > 0 || plan.kept.length > 0 ? 'Partial' : 'Synced';
     const { valid } = desired;
     const sentences = [`${valid.size} objects in ${desired.files.length} files`];
-    if (errors > 0) sentences.push(`${errors} errors`);
+    if (errors > 0) sentences.push(`${errors} error${errors === 1 ? '' : 's'}`);
     if (left.length > 0)
       sentences.push(`${left.length} objects left the repository and are kept: ${plan.reason ?? ''}`);
     if (held) sentences.push(`to delete them: ${this.#statusStore.confirmCommand(commit)}`);

@@ -94,9 +94,9 @@ export function parseObject(bytes: Buffer, contentType: string | undefined): Jso
   return value;
 }
 
-export function send(response: ServerResponse, code: number, type: string, body: string): void {
+export function send(response: ServerResponse, code: number, type: string, body: string | Buffer): void {
   if (response.headersSent || response.destroyed) return;
-  const bytes = Buffer.from(body);
+  const bytes = typeof body === 'string' ? Buffer.from(body) : body;
   response.writeHead(code, {
     'content-type': type,
     'content-length': bytes.length,

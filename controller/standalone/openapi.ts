@@ -1,13 +1,18 @@
 /**
  * OpenAPI v3 documents, one per API version: what `kubectl explain` shows and what tells kubectl that the server checks fields.
  *
- * OpenAPI v2 is served as a document without schemas, for clients that insist on one.
+ * OpenAPI v2 is served as a document without schemas, for clients that insist on one: kubectl asks for it, as protobuf, when a
+ * kind is not in the v3 documents, and says what is wrong with the kind only after it was answered.
  */
 import { createHash } from 'node:crypto';
 import { followedVersion, pathPrefix } from './discovery.ts';
 import { apiVersionOf, type ResourceDefinition, type ResourceRegistry } from './resources.ts';
 import { objectMetaSchema } from './schema/metadata.ts';
 import type { JsonObject, JsonValue } from './schema/types.ts';
+
+/** As client-go asks for the v2 document, and as it is answered: an `@` is not for a Content-Type. */
+export const openApiV2Accept = 'application/com.github.proto-openapi.spec.v2@v1.0+protobuf';
+export const openApiV2ContentType = 'application/com.github.proto-openapi.spec.v2.v1.0+protobuf';
 
 const metaReference = '#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta';
 
@@ -105,4 +110,12 @@ export function openApiDocuments(registry: ResourceRegistry): Map<string, string
     }),
   );
   return documents;
+}
+
+/** `openapi.v2.Document` (github.com/google/gnostic-models, openapiv2/OpenAPIv2.proto) without paths and schemas: swagger = 1, info = 2 (title = 1, version = 2). */
+export function openApiV2Protobuf(): Buffer {
+  const field = (number: number, value: Buffer): Buffer =>
+    Buffer.concat([Buffer.from([number * 8 + 2, value.length]), value]);
+  const info = [field(1, Buffer.from('Kubernetes')), field(2, Buffer.from(followedVersion.gitVersion))];
+  return Buffer.concat([field(1, Buffer.from('2.0')), field(2, Buffer.concat(info))]);
 }

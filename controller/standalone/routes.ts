@@ -5,7 +5,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Logger } from '../runtime/log.ts';
 import { discoveryDocuments, reviewResources } from './discovery.ts';
 import { parseObject, readBody, send, sendError, sendJson } from './http.ts';
-import { openApiDocuments } from './openapi.ts';
+import { openApiDocuments, openApiV2Accept, openApiV2ContentType, openApiV2Protobuf } from './openapi.ts';
 import type { Reader } from './read.ts';
 import { isTrue, negotiate, parseResourcePath, type ResourcePath } from './request.ts';
 import type { ResourceDefinition, ResourceRegistry } from './resources.ts';
@@ -98,7 +98,11 @@ export class Router {
 
   #sendOpenApi(request: IncomingMessage, response: ServerResponse, path: string, text: string): void {
     const accept = request.headers.accept ?? '';
-    // kubectl asks for protobuf first and takes JSON.
+    if (path === '/openapi/v2' && accept.includes(openApiV2Accept)) {
+      send(response, 200, openApiV2ContentType, openApiV2Protobuf());
+      return;
+    }
+    // For v3 kubectl asks for protobuf first and takes JSON.
     if (accept !== '' && !/json|\*\/\*|application\/\*/.test(accept)) {
       throw new status.ApiError(406, 'NotAcceptable', `${path} is served as application/json only`);
     }

@@ -227,6 +227,9 @@ describe('kubectl', { skip: 'missing' in tool ? `NOT RUN: ${tool.missing}` : fal
     assert.match(await refused(moved), /devirtualize cannot be changed; make a new allocation/);
     const elsewhere = { ...allocation('bad'), metadata: { name: 'bad', namespace: 'nowhere' } };
     assert.match(await refused(['create', '-f', file('elsewhere', elsewhere)]), /namespaces "nowhere" not found/);
+    const misspeltKind = { ...allocation('bad'), kind: 'NodeAlocation' };
+    const kind = await refused(['apply', '-f', file('misspelt-kind', misspeltKind)]);
+    assert.match(kind, /no matches for kind "NodeAlocation" in version "bitvisor\.io\/v1alpha1"/);
     assert.match(await refused(['apply', '--server-side', '-f', bad({})]), /server-side apply is not served/);
   });
 
