@@ -3,7 +3,8 @@
  *
  * Invariant: a misspelt field is an error here, although a server would only drop it: what a person wrote must not silently vanish.
  */
-import { configMaps, namespaces } from '../api/meta.ts';
+import { parseHostlist } from '../api/hostlist.ts';
+import { bitVisorAgents, configMaps, namespaces, nodeAllocations } from '../api/meta.ts';
 import type { GroupVersionKind } from '../kube/port.ts';
 import { nearestName } from '../standalone/schema/errors.ts';
 import {
@@ -12,8 +13,10 @@ import {
   compileCrd,
   compileKind,
   type FieldError,
+  isObject,
   type JsonObject,
   type JsonSchema,
+  type JsonValue,
 } from '../standalone/schema/index.ts';
 import type { Segments } from './documents.ts';
 
@@ -99,6 +102,27 @@ function hintFor(error: FieldError): string | undefined {
   return meant === undefined ? undefined : `did you mean "${meant}"?`;
 }
 
+const hostlistFields: Readonly<Record<string, readonly string[]>> = {
+  [bitVisorAgents.kind]: ['spec.nodes', 'spec.commission.nodes'],
+  [nodeAllocations.kind]: ['spec.release'],
+};
+
+/** A schema's pattern says which characters a hostlist has, never whether its brackets close; in a cluster a condition says so later. */
+function hostlistFindings(gvk: GroupVersionKind, object: JsonObject): Finding[] {
+  const findings: Finding[] = [];
+  for (const field of hostlistFields[gvk.kind] ?? []) {
+    const path = field.split('.');
+    const value = path.reduce<JsonValue | undefined>((at, key) => (isObject(at) ? at[key] : undefined), object);
+    if (typeof value !== 'string') continue;
+    try {
+      parseHostlist(value);
+    } catch (error) {
+      findings.push({ field, path, reason: (error as Error).message, hint: 'for example "t2r[00-01]n[00-31]"' });
+    }
+  }
+  return findings;
+}
+
 class SchemaValidator implements DocumentValidator {
   readonly #kinds = new Map<string, Known>();
 
@@ -159,7 +183,9 @@ class SchemaValidator implements DocumentValidator {
     // Of a field that is misspelt and therefore also missing, the misspelling says more.
     const missing = new Set(unknown.map((finding) => siblingOf(finding)).filter((path) => path !== undefined));
     const errors = compiled.validateCreate(object).errors.map(findingOfError);
-    return [...unknown, ...errors.filter((error) => !missing.has(error.field))];
+    const known = [...unknown, ...errors.filter((error) => !missing.has(error.field))];
+    const told = new Set(known.map((finding) => finding.field));
+    return [...known, ...hostlistFindings(gvk, object).filter((finding) => !told.has(finding.field))];
   }
 
   defaulted(gvk: GroupVersionKind, object: JsonObject): JsonObject {

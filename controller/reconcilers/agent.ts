@@ -85,11 +85,13 @@ export class AgentReconciler {
   #accept(agent: BitVisorAgent): Accepted {
     const { fleet } = this.#options;
     const { name } = agent.metadata;
+    let field = 'spec.nodes';
     try {
       const accepted = fleet.setAccepted(name, parseHostlist(agent.spec.nodes));
       if (accepted.disputed.length > 0) this.#disputing.add(name);
       else this.#disputing.delete(name);
       if (accepted.changed) this.#wakeOthers(name);
+      field = 'spec.commission.nodes';
       const { commission } = agent.spec;
       const names = commission === undefined ? undefined : new Set(parseHostlist(commission.nodes));
       fleet.setCommission(name, commission && names ? { storeId: commission.storeId, names } : undefined);
@@ -100,7 +102,7 @@ export class AgentReconciler {
       const own = new Set<string>();
       for (const node of fleet.nodes.values())
         if (fleet.agentNameOf(node.metadata.name) === name) own.add(node.metadata.name);
-      return { own, disputed: [], problem: `spec.nodes or spec.commission.nodes: ${error.message}` };
+      return { own, disputed: [], problem: `${field}: ${error.message}` };
     }
   }
 

@@ -48,6 +48,28 @@ test('validate names file, line, field and what was meant, across files', async 
   assert.equal(objects, 2);
 });
 
+test('a hostlist that does not parse is named before a server sees it', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'validate-'));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const agent = (nodes: string, commission: string): string =>
+    `apiVersion: bitvisor.io/v1alpha1
+kind: BitVisorAgent
+metadata: { name: t2r00 }
+spec:
+  endpoint: https://agent.example
+  location: { site: gsic, rack: t2r00 }
+  nodes: "${nodes}"
+  commission: { storeId: store-0, nodes: "${commission}" }
+`;
+  writeFileSync(join(folder, 'agent.yaml'), agent('t2r[00-n0', 't2r00n[31-00]'));
+  writeFileSync(join(folder, 'job.yaml'), `${allocationYaml('job').trimEnd()}\n  release: "t2r0[0"\n`);
+  const { problems } = await validatePaths([folder], { crds });
+  const text = problems.map((problem) => formatProblem(problem).replaceAll(`${folder}/`, '')).join('\n');
+  assert.match(text, /^agent\.yaml:7:3: BitVisorAgent t2r00: spec\.nodes: hostlist, at character \d+: /m);
+  assert.match(text, /^agent\.yaml:8:\d+: BitVisorAgent t2r00: spec\.commission\.nodes: hostlist, at character \d+: /m);
+  assert.match(text, /^job\.yaml:\d+:3: .*spec\.release: hostlist, at character 5: this "\[" is never closed/m);
+});
+
 test('a List is unrolled with its lines; a repeated field and a terminal escape are refused or made harmless', () => {
   const list = 'apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: ConfigMap\n  metadata:\n    name: one\n';
   const [document] = parseFile('l.yaml', Buffer.from(list)).documents;
