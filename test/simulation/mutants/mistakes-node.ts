@@ -3,6 +3,7 @@ import { edit, type Mutant } from './mutant.ts';
 
 const life = 'controller/domain/node-life.ts';
 const reclaim = 'controller/domain/node-reclaim.ts';
+const power = 'controller/domain/node-power.ts';
 const records = 'controller/domain/node-records.ts';
 const states = 'controller/domain/states.ts';
 
@@ -280,4 +281,21 @@ const release: readonly Mutant[] = [
   },
 ];
 
-export const nodeMistakes: readonly Mutant[] = [...ends, ...lostRecords, ...tenancy, ...release];
+const powers: readonly Mutant[] = [
+  {
+    name: 'left-off-after-an-outage',
+    mistake: 'a machine that comes back switched off while a tenant has it stays off',
+    rules: [8],
+    faults: ['machines.powerLoss', 'machines.rackDark', 'machines.powerCut'],
+    edits: [edit(power, 'if (why !== undefined) return', 'if (shown) return')],
+  },
+  {
+    name: 'switched-on-under-maintenance',
+    mistake: 'a machine in use is switched on while somebody has his hands in it',
+    rules: [8],
+    edits: [edit(power, "  if (spec?.maintenance) return 'it is under maintenance';\n", '')],
+    test: { file: 'test/reconcilers/power.test.ts', name: 'under maintenance' },
+  },
+];
+
+export const nodeMistakes: readonly Mutant[] = [...ends, ...lostRecords, ...tenancy, ...release, ...powers];
