@@ -3,6 +3,7 @@
  *
  * Invariant: `close` ends every process and namespace of it, also after a failed test.
  */
+import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,8 +11,10 @@ import type { QemuMachine } from '../../agent/drivers/qemu/machine.ts';
 import { type LabSettings, type OpenedLab, openLab } from '../../agent/drivers/qemu/open.ts';
 import { diskPath } from '../../agent/drivers/qemu/shape.ts';
 import { MemoryLog } from '../../agent/log.ts';
+import type { NodeObservation } from '../../controller/api/protocol.generated.ts';
 import { systemClock as clock } from '../../controller/runtime/clock.ts';
 import { systemRandom as random } from '../../controller/runtime/random.ts';
+import { steps, type TestStep } from '../support/agent-room.ts';
 import { RackAgent } from './rack-agent.ts';
 
 /** Of a trusted boot by UEFI, on a busy machine without hardware virtualization. */
@@ -77,4 +80,17 @@ export class WholeLab {
     await this.endAgent();
     rmSync(this.directory, { recursive: true, force: true });
   }
+}
+
+/** What comes before an attestation. */
+export const toAttest: readonly TestStep[] = [steps.fence, steps.off];
+
+/** Goes to the attestation, and says how it ended; and that nothing can follow. */
+export async function refusal(agent: RackAgent, epoch: number): Promise<NonNullable<NodeObservation['operation']>> {
+  await agent.runAll(toAttest, epoch);
+  const operation = await agent.ended(agent.give(steps.attest, epoch), 'n0', trustedBootMs);
+  assert.throws(() => agent.give(steps.wipe, epoch), /NotAttested/);
+  assert.throws(() => agent.give(steps.check, epoch), /NotAttested/);
+  assert.notEqual(agent.seen().record.certificate?.epoch, epoch);
+  return operation;
 }
