@@ -143,9 +143,9 @@ test('of allocations that were deleted together, one that a backup put back may 
   assert.ok(!history.broken().includes(9), JSON.stringify(history.truth.violations));
 });
 
-test('an end whose answer was lost is known by the log: the BMC of the epoch before is not waited for', () => {
+test('an end whose answer was lost is known by the log: BMC and trusted image of the epoch before are not waited for', () => {
   const history = new History();
-  history.pending = ['n0.1.Checking.check.1.0/off'];
+  history.pending = ['n0.1.Checking.check.1.0/off', 'n0.1.Wiping.wipe.1.0/wipe'];
   history.opens('drain', 2);
   history.accepts('power', 2);
   assert.deepEqual(history.truth.violations, []);
@@ -225,6 +225,18 @@ const bad: readonly (readonly [rule: number, what: string, make: (history: Histo
     (history) => {
       history.pending = ['n0.1.Checking.check.1.0/off'];
       history.opens('isolate', 2);
+    },
+  ],
+  [
+    5,
+    'a tenancy that begins, or ends, while a job of the switch or the wipe before it may still take effect',
+    (history) => {
+      history.pending = ['n0.1.Wiping.wipe.1.0/wipe'];
+      history.opens('isolate', 2);
+      assert.deepEqual(history.broken(), [5]);
+      history.truth.violations.length = 0;
+      history.pending = ['n0.2.Isolating.isolate.1.0/data'];
+      history.opens('drain', 3);
     },
   ],
   [
