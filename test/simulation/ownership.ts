@@ -1,7 +1,7 @@
 /**
  * Whose a machine is, and whether its owner gave it up: the questions that several rules ask of the truth.
  */
-import type { AllocationTruth, MachineTruth, Truth } from './truth.ts';
+import type { AllocationTruth, DecisionTruth, EndTruth, MachineTruth, Truth } from './truth.ts';
 
 /** Whether both are the same tenant's, by namespace and name: one may take over what the other left. */
 export function sameTenant(truth: Truth, one: string, other: string): boolean {
@@ -30,14 +30,15 @@ export function endOf(truth: Truth, machine: MachineTruth): string | undefined {
   const { data, name } = machine;
   if (data === undefined) return 'nobody';
   const decided = truth.decisions.get(name) ?? [];
-  // Where both sides lost their records a person can name no epoch of the guest: that they looked at it after it ran must do.
-  const counts = (one: { epoch: number; atMs: number }): boolean => one.epoch >= data.epoch || one.atMs >= data.sinceMs;
+  // A person who looks at a held node whose records were lost can name no epoch of the guest: that they looked after it ran must do.
+  const counts = (one: DecisionTruth): boolean =>
+    one.epoch >= data.epoch || (one.atMs >= data.sinceMs && one.held && one.recordsLost);
   if (decided.some((one) => one.action !== 'Adopt' && counts(one))) return 'a person';
   const own = truth.allocations.get(data.owner)?.ends.get(name);
   // A restored API server brings back an owner from before; the end that one of its name had decided since is under way all the same.
   const later = [...truth.allocations.values()].filter(({ uid }) => sameTenant(truth, uid, data.owner));
-  const end =
-    own ?? later.map(({ ends }) => ends.get(name)).find((one) => one !== undefined && one.atMs >= data.sinceMs);
+  const wasUnderWay = (one: EndTruth): boolean => one.atMs >= data.sinceMs && one.atMs <= truth.restoredAtMs;
+  const end = own ?? later.map(({ ends }) => ends.get(name)).find((one) => one !== undefined && wasUnderWay(one));
   return end?.reason;
 }
 

@@ -54,8 +54,6 @@ export interface MachineTruth {
   storeId: string;
   /** Data ports that a fault moved, until they were moved again. */
   readonly moved: Set<string>;
-  /** Where its control port was asked to be last. */
-  controlAsked: string | undefined;
   /** Its firmware does not do what its BMC shows. */
   orderUntrue: boolean;
   /** Its BMC said that it was off while the guest that runs now ran. */
@@ -74,6 +72,17 @@ export interface MachineTruth {
 export interface EndTruth {
   readonly reason: string;
   readonly atMs: number;
+}
+
+export interface DecisionTruth {
+  readonly action: string;
+  /** That it names. */
+  readonly epoch: number;
+  readonly atMs: number;
+  /** The node was shown as held when it was made. */
+  readonly held: boolean;
+  /** Of that node, operator or agent had lost records by then. */
+  readonly recordsLost: boolean;
 }
 
 export interface AllocationTruth {
@@ -128,15 +137,15 @@ export class Truth {
   readonly nodes = new Map<string, PhysicalNode>();
   readonly violations: Violation[] = [];
   /** What a person decided (spec.decision), by node. */
-  readonly decisions = new Map<string, { action: string; epoch: number; atMs: number }[]>();
+  readonly decisions = new Map<string, DecisionTruth[]>();
   /** No fault strikes in this run. */
   faultless = false;
   /** Tenancies: claims that were written. */
   tenancies = 0;
   /** Instructions accepted and commands given to drivers, since the start; at rest it stands still. */
   deeds = 0;
-  /** How often the API server was put back to an older state. */
-  restores = 0;
+  /** When the API server was last put back to an older state. */
+  restoredAtMs = Number.NEGATIVE_INFINITY;
   /** Writes to objects of ours, since the start; at rest it stands still. */
   writes = 0;
   readonly #checkers: readonly Checker[];
@@ -167,7 +176,6 @@ export class Truth {
         generation: 0,
         storeId: '',
         moved: new Set(),
-        controlAsked: undefined,
         orderUntrue: false,
         offUntrue: false,
         epochs: new Map(),
@@ -213,7 +221,6 @@ export class Truth {
     machine.storeId = storeId;
     this.deeds++;
     for (const checker of this.#checkers) checker.acted?.(act, machine, this);
-    if (act.command === 'fabric.set' && act.arguments[0] === 'Control') machine.controlAsked = String(act.arguments[1]);
   }
 
   logWritten(agent: string, rows: readonly Row[], storeId = ''): void {
@@ -284,7 +291,7 @@ export class Truth {
 
   /** The API server was put back to an older state: what stands there now was not written. */
   restored(nodes: readonly PhysicalNode[], allocations: readonly NodeAllocation[]): void {
-    this.restores++;
+    this.restoredAtMs = this.ground.clock.monotonic();
     this.nodes.clear();
     for (const node of nodes) this.nodes.set(node.metadata.name, node);
     for (const machine of this.machines.values()) machine.tampered = 'the API server was restored from a backup';
@@ -310,7 +317,7 @@ export class Truth {
     if (decision !== undefined && JSON.stringify(decision) !== JSON.stringify(before?.spec?.decision)) {
       this.decisions.set(name, [
         ...(this.decisions.get(name) ?? []),
-        { ...decision, atMs: this.ground.clock.monotonic() },
+        this.#decided(decision, name, before?.status?.state),
       ]);
     }
     const claim = node.status?.claim;
@@ -325,6 +332,17 @@ export class Truth {
     }
     this.machine(name).revisions.set(claim.epoch, claim.revision);
     this.#takenOver(name, claim);
+  }
+
+  #decided(
+    { action, epoch }: { action: string; epoch: number },
+    node: string,
+    state: string | undefined,
+  ): DecisionTruth {
+    const { generation, tampered } = this.machine(node);
+    const held = state === 'Quarantined' || state === 'Orphaned';
+    const recordsLost = generation > 0 || tampered !== undefined;
+    return { action, epoch, held, recordsLost, atMs: this.ground.clock.monotonic() };
   }
 
   /** An allocation of the same name takes over what another one left: from then on the data is its own. */

@@ -43,9 +43,7 @@ export function isolated(report: Report): Checker {
           if (isOwnDomain(truth, owner, domain) || machine.moved.has(name)) continue;
           report(2, `${machine.name}: a guest of ${truth.nameOf(owner)} starts with its port ${name} in ${domain}`);
         }
-        // A switch may take its time to close a port, and a guest be reset meanwhile: that it was asked to is all that can be.
-        const closing = machine.controlAsked === 'closed';
-        const known = !machine.orderUntrue && !closing && !blind(truth, machine.name);
+        const known = !machine.orderUntrue && !machine.moved.has('mgmt0') && !blind(truth, machine.name);
         if (detail.throughVmm !== true && detail.control === 'provisioning' && known) {
           report(2, `${machine.name}: a guest without a hypervisor starts with the control port in provisioning`);
         }

@@ -65,8 +65,6 @@ export function leavesLast(report: Report): Checker {
       for (const machine of truth.machines.values()) {
         const { guest, broken, offUntrue, orderUntrue, name } = machine;
         if (guest === undefined || guest.throughVmm || broken !== undefined || offUntrue || orderUntrue) continue;
-        // An agent that lost its log does not know that a guest runs.
-        if (machine.generation > 0) continue;
         const control = machine.domains.get('mgmt0') ?? 'provisioning';
         if (control !== 'closed') report(4, `${name} runs without a hypervisor, and its control port is in ${control}`);
       }

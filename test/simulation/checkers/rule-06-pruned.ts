@@ -6,6 +6,7 @@
  * A mistake (rule 9): nothing is defined any more, or more than half of everything is gone at once.
  */
 import { type Commit, pastOf, type Repository, statementKey } from '../git-repository.ts';
+import type { Truth } from '../truth.ts';
 import type { Checker, Report } from './checker.ts';
 
 /** A pass may go on so long after it looked at the branch: its process may stand still for ten minutes, and every call be slow. */
@@ -46,9 +47,18 @@ export function pruned(report: Report): Checker {
   const applied = new Map<string, string>();
   /** Keys of what the sync applied and did not prune. */
   const listed = new Set<string>();
-  /** What people were told to wait for them, with where the branch stood next after the commit that it is about; a restored API server knows of no promise. */
+  /** What people were told to wait for them, with where the branch stood next after the commit that it is about. */
   const promised = new Map<string, number>();
-  let restores = 0;
+  let restoredAtMs = Number.NEGATIVE_INFINITY;
+
+  /** A restored API server knows of no promise, and not of what was applied since. */
+  function forgetRestored(truth: Truth): void {
+    if (truth.restoredAtMs <= restoredAtMs) return;
+    restoredAtMs = truth.restoredAtMs;
+    promised.clear();
+    const there = truth.ground.tenantObjects();
+    for (const key of listed) if (!there.has(key)) listed.delete(key);
+  }
 
   function wrong(repository: Repository, commit: Commit, key: string): Wrong | undefined {
     const why = doubt(repository, commit, key);
@@ -69,8 +79,7 @@ export function pruned(report: Report): Checker {
   return {
     rule: 6,
     told({ result, commit, notPruned = '' }, truth) {
-      if (truth.restores > restores) promised.clear();
-      restores = truth.restores;
+      forgetRestored(truth);
       const repository = truth.ground.repository();
       const stood = repository?.stands.findLastIndex((one) => one.commit.id === commit) ?? -1;
       const about = repository?.stands[stood]?.commit;
@@ -82,6 +91,7 @@ export function pruned(report: Report): Checker {
       }
     },
     synced(write, truth) {
+      forgetRestored(truth);
       const key = statementKey(write);
       if (write.verb !== 'delete') {
         applied.set(write.uid, key);
@@ -90,7 +100,6 @@ export function pruned(report: Report): Checker {
       }
       const repository = truth.ground.repository();
       if (repository === undefined) return;
-      if (truth.restores > restores) promised.clear();
       if (applied.get(write.uid) !== key) report(6, `${key} is pruned, and the sync never applied that object`);
       const wrongs = repository.stoodAt(staleMs).map((commit) => ({ commit, found: wrong(repository, commit, key) }));
       listed.delete(key);

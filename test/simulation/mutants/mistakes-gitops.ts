@@ -81,6 +81,13 @@ export const gitopsMistakes: readonly Mutant[] = [
     edits: [edit(prune, 'if (suspects.length > 0) {', 'if (suspects.length > 1_000) {')],
   },
   {
+    name: 'forget-what-may-hide',
+    mistake: 'an object whose file has an error is no longer looked for in other files that cannot be read',
+    rules: [6],
+    faults: ['git'],
+    edits: [edit(prune, 'unread: accountedFor(unreadNow, inventory, kept), reason', 'unread: unreadNow, reason')],
+  },
+  {
     name: 'overwrite-somebody-elses-word',
     mistake: 'a field that git and somebody else changed takes what git says',
     rules: [7],
