@@ -7,6 +7,10 @@ import { parseArgs } from 'node:util';
 import { allFamilies } from './faults/families.ts';
 import { runSeed } from './run.ts';
 import { Summary } from './summary.ts';
+import { startWatchdog } from './watchdog.ts';
+
+/** Of a run; a hundred times what one needs. */
+const patienceMs = 60_000;
 
 const help = `Usage: npm run simulate -- [options]
 
@@ -20,7 +24,8 @@ Runs the operator, its agents and a simulated machine room under faults that are
   --out FILE        the summary as JSON
   --help            this text
 
-Exit code 1: a rule was broken; the seed and the command that replays it are printed.
+Exit code 1: a rule was broken; the seed and the command that replays it are printed. A run that hangs is ended by SIGKILL after a
+minute, with its seed and where it was.
 `;
 
 interface Wanted {
@@ -64,10 +69,12 @@ function wanted(): Wanted | string {
 
 async function simulate({ first, last, minutes, faults, verbose, out }: Wanted): Promise<number> {
   const summary = new Summary(faults);
+  const watchdog = startWatchdog(patienceMs);
   const until = minutes === undefined ? Number.POSITIVE_INFINITY : Date.now() + minutes * 60_000;
   const print = verbose ? { print: (line: string) => void process.stdout.write(`${line}\n`) } : {};
   for (let seed = first; seed <= last && Date.now() < until; seed++) {
     const before = process.cpuUsage();
+    watchdog.begins(seed);
     const result = await runSeed({ seed, faults, ...print });
     const { user, system } = process.cpuUsage(before);
     process.stdout.write(summary.add(result, (user + system) / 1e6));

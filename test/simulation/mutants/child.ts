@@ -5,14 +5,17 @@
 import process from 'node:process';
 import { HotLoopError } from '../../support/virtual-clock.ts';
 import { runSeed } from '../run.ts';
+import { startWatchdog } from '../watchdog.ts';
 import type { SeedRun, SeedVerdict } from './runner.ts';
 import { mutantNamed } from './table.ts';
 
 const name = process.env.SIMULATION_MUTANT;
 const mutant = name === undefined ? undefined : mutantNamed(name);
+const watchdog = startWatchdog(60_000);
 
 for (const { seed, faults } of JSON.parse(process.argv[2] ?? '[]') as SeedRun[]) {
   const mode = faults.length === 0 || faults.includes('none') ? {} : ({ mode: 'Asked' } as const);
+  watchdog.begins(seed);
   const { violations } = await runSeed({ seed, faults, ...mode });
   const found = violations.map(({ rule, message }) => ({
     // An exception is no checker's word. A loop in which no time passes is one of rule 8's.

@@ -1,0 +1,24 @@
+/**
+ * Ends a run that hangs in promises of which none ever waits for a timer: no timer of the same thread can, and the virtual clock's own
+ * guard (HotLoopError) sees only timers. It says which seed it was and where the thread is.
+ *
+ * Invariant: it looks from outside; a run that goes on is the same with it and without.
+ */
+import { Worker } from 'node:worker_threads';
+
+export interface Watchdog {
+  /** What it calls the run when that hangs. */
+  begins(seed: number): void;
+}
+
+/** @param patienceMs for which the thread must not come to wait for anything, before the process is ended by SIGKILL */
+export function startWatchdog(patienceMs: number): Watchdog {
+  const beats = new Int32Array(new SharedArrayBuffer(4));
+  const seeds = new BigInt64Array(new SharedArrayBuffer(8));
+  const workerData = { beats, seeds, patienceMs };
+  // None of what the process itself loads first is for this thread.
+  new Worker(new URL('watchdog-worker.ts', import.meta.url), { workerData, execArgv: [] }).unref();
+  // Between two steps of the virtual clock the thread comes by here.
+  setInterval(() => Atomics.add(beats, 0, 1), patienceMs / 16).unref();
+  return { begins: (seed) => void Atomics.store(seeds, 0, BigInt(seed)) };
+}
