@@ -149,9 +149,13 @@ function begin(row: Row, readings: Readings, instruction: Instruction, term: num
     case 'fence':
       return { row: { ...running, ended: true } };
     case 'attest':
-      return { row: { ...running, reclaim: { ...row.reclaim, attestedNonce: '', wiped: [], checked: false } } };
+      return {
+        row: { ...running, reclaim: { ...row.reclaim, attestedNonce: '', wiped: [], isWiped: false, checked: false } },
+      };
     case 'wipe':
-      return { row: { ...running, reclaim: { ...row.reclaim, wiped: [], erase: instruction.args.erase } } };
+      return {
+        row: { ...running, reclaim: { ...row.reclaim, wiped: [], isWiped: false, erase: instruction.args.erase } },
+      };
     case 'throttle':
       return { row: { ...running, maxRateBytes: instruction.args.maxRateBytes } };
     default:
@@ -236,13 +240,13 @@ function objectionToReclaim(row: Row, readings: Readings, verb: Instruction['ver
       ? undefined
       : ['NotAllowed', `power is ${readings.power.state}; switch it off first`];
   }
-  const { attestedNonce, wiped, checked } = row.reclaim;
+  const { attestedNonce, wiped, isWiped, checked } = row.reclaim;
   // The check passed, and parking the machine failed: only that is left, and the attested boot has ended with it.
   if (verb === 'check' && checked) return undefined;
   if (attestedNonce === '' || !readings.vmm.trusted.up || readings.vmm.trusted.nonce !== attestedNonce) {
     return ['NotAttested', 'no attested boot of this epoch is alive'];
   }
-  if (verb === 'check' && notWiped(readings.machine, wiped) > 0) {
+  if (verb === 'check' && (isWiped !== true || notWiped(readings.machine, wiped) > 0)) {
     return ['NotAllowed', 'not every disk was wiped in this attested boot'];
   }
   return undefined;

@@ -61,7 +61,7 @@ function absorb(row: Row, { machine, vmm }: Readings): Row {
   const { reclaim } = row;
   const attestedBootEnded = !vmm.trusted.up || vmm.trusted.nonce !== reclaim.attestedNonce;
   if (reclaim.attestedNonce !== '' && !reclaim.checked && attestedBootEnded) {
-    next = { ...next, reclaim: { ...reclaim, attestedNonce: '', wiped: [] } };
+    next = { ...next, reclaim: { ...reclaim, attestedNonce: '', wiped: [], isWiped: false } };
   }
   return next;
 }

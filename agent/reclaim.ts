@@ -4,7 +4,8 @@
  * Invariants:
  * 1. The machine is switched on only to boot the trusted image: boot order network and the boot server's answer Trusted were
  *    read back, and every data port is in quarantine.
- * 2. The certificate is written only when the check passed in the attested boot that wiped every disk, and power was read back
+ * 2. A wipe has ended only with every disk of the inventory, of the trusted image, and of the tenancy that ended; without one that has there is no check.
+ * 3. The certificate is written only when the check passed in the attested boot that wiped every disk, and power was read back
  *    as Off; it is the only thing that resets `guestStarted`, `commitSent` and `ended`.
  */
 import type { Instruction } from '../controller/api/protocol.generated.ts';
@@ -137,8 +138,17 @@ function wipeStep(ctx: Context, operationId: string, erase: 'Quick' | 'Crypto' |
   if (change.status === 'Pending') return { kind: 'Waiting' };
   if (change.status === 'Error') return failed('WipeFailed', change.error ?? 'a disk was not wiped');
   const left = notWiped(machine, trusted.wiped);
-  return left === 0 ? met : failed('WipeFailed', `${left} disks of the inventory were not wiped`);
+  if (left > 0) return failed('WipeFailed', `${left} disks of the inventory were not wiped`);
+  if (trusted.wiped.length === 0) return failed('WipeFailed', 'the trusted image finds no disk in the machine', false);
+  const gone = (ctx.row.disksInUse ?? []).filter((serial) => !trusted.wiped.includes(serial));
+  if (gone.length > 0) return failed('WipeFailed', missing(gone), false);
+  ctx.row = { ...ctx.row, reclaim: { ...ctx.row.reclaim, isWiped: true } };
+  return met;
 }
+
+/** A tenant with root can switch a disk off in the firmware, and the next one can switch it on again. */
+const missing = (serials: readonly string[]): string =>
+  `disk ${serials.join(', ')} was there when the tenant began and is not found: put it back, or decide Reclaim without it`;
 
 function checkStep(ctx: Context, operation: RowOperation): Outcome {
   const { operationId } = operation.instruction;

@@ -59,6 +59,8 @@ export interface Row {
   readonly mapSeen: boolean;
   /** Of the certificate that the first start of this tenancy used up; counts, over its epochs, until its first guest began. */
   readonly cleanDisks?: readonly string[];
+  /** Serial numbers of the disks that were there when the first guest of the tenancy began: its end must find them again. */
+  readonly disksInUse?: readonly string[];
   /** The guest began, its hypervisor should be there, and was not seen for the time of a boot. */
   readonly silent?: boolean;
   readonly starts: number;
@@ -70,6 +72,8 @@ export interface Row {
     readonly drained: boolean;
     readonly attestedNonce: string;
     readonly wiped: readonly string[];
+    /** A wipe came to its end in this attested boot, with every disk that inventory, image or tenancy knew of. */
+    readonly isWiped?: boolean;
     readonly checked: boolean;
     readonly erase?: Erase;
   };
@@ -111,8 +115,15 @@ export function openEpoch(row: Row, epoch: number, kind: 'Tenancy' | 'Reclaim', 
     ended: row.ended,
     ...(row.certificate === undefined ? {} : { certificate: row.certificate }),
     ...(row.cleanDisks === undefined || row.mapSeen || kind === 'Reclaim' ? {} : { cleanDisks: row.cleanDisks }),
+    // A second reclaim is a person's, who looked at what is missing.
+    ...(row.disksInUse === undefined || row.kind === 'Reclaim' ? {} : { disksInUse: row.disksInUse }),
     ...(row.isolation === undefined || kind === 'Reclaim' ? {} : { isolation: row.isolation }),
   };
+}
+
+/** A wipe that goes on, or failed for a disk that the inventory lacks, has not wiped all of them, however many it names. */
+function wipedCount({ reclaim: { wiped, isWiped } }: Row, { inventory: { disks } }: MachineFacts): number {
+  return isWiped === true ? wiped.length : Math.max(0, Math.min(wiped.length, disks.length - 1));
 }
 
 /** Disks of the machine that are not among those that were wiped. Those without a serial number are counted. */
@@ -238,7 +249,7 @@ export function observationOf(row: Row, readings: Readings, before: NodeObservat
     reclaim: {
       drained: row.reclaim.drained,
       attestedNonce: row.reclaim.attestedNonce,
-      wipedDisks: row.reclaim.wiped.length,
+      wipedDisks: wipedCount(row, machine),
       checked: row.reclaim.checked,
     },
     ...(row.operation === undefined ? {} : { operation: operationOf(row.operation) }),

@@ -143,7 +143,7 @@ export function reimageStep(ctx: Context, operation: RowOperation, { operationId
   const cleanDisks = row.certificate?.disks ?? row.cleanDisks;
   const { certificate: _usedUp, ...rest } = row;
   ctx.row = { ...rest, guestStarted: true, operation: { ...operation, phase: 'Acting' } };
-  if (cleanDisks !== undefined) ctx.row = { ...ctx.row, cleanDisks };
+  if (cleanDisks !== undefined) ctx.row = { ...ctx.row, cleanDisks, disksInUse: row.disksInUse ?? cleanDisks };
   return startGuest(ctx, operationId);
 }
 

@@ -260,7 +260,8 @@ export const reclaimPath: readonly ReclaimRow[] = [
   {
     state: 'Wiping',
     step: ({ erase }) => ({ verb: 'wipe', args: { erase } }),
-    until: (facts, { nonce }) => facts.reclaim.wipedDisks >= facts.inventory.disks.length || certified(facts, nonce),
+    until: (facts, { nonce }) =>
+      facts.reclaim.wipedDisks >= Math.max(1, facts.inventory.disks.length) || certified(facts, nonce),
     endsWhen: 'every inventoried disk was wiped and read back',
     bootOrder: 'Network',
     bootServer: 'the trusted image only',
