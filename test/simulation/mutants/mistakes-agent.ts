@@ -265,14 +265,19 @@ const wayBack: readonly Mutant[] = [
     rules: [3],
     faults: ['machines.wipeMisses'],
     edits: [
-      edit(reclaim, 'return left === 0 ? met', 'return left <= 1 ? met'),
+      edit(reclaim, 'if (left > 0) return', 'if (left > 1) return'),
+      edit(reclaim, 'if (gone.length > 0) return', 'if (gone.length > 1) return'),
       edit(
         accept,
-        "verb === 'check' && notWiped(readings.machine, wiped) > 0",
+        "verb === 'check' && (isWiped !== true || notWiped(readings.machine, wiped) > 0)",
         "verb === 'check' && wiped.length === 0",
       ),
       edit('agent/decide.ts', 'certificate.disks.includes(serial)', 'certificate.disks.length > 0'),
-      edit(states, 'facts.reclaim.wipedDisks >= facts.inventory.disks.length ||', 'facts.reclaim.wipedDisks > 0 ||'),
+      edit(
+        states,
+        'facts.reclaim.wipedDisks >= Math.max(1, facts.inventory.disks.length) ||',
+        'facts.reclaim.wipedDisks > 0 ||',
+      ),
     ],
   },
   {
