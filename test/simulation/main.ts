@@ -5,12 +5,10 @@ import { writeFileSync } from 'node:fs';
 import process from 'node:process';
 import { parseArgs } from 'node:util';
 import { allFamilies } from './faults/families.ts';
+import { runJobs } from './jobs.ts';
 import { runSeed } from './run.ts';
 import { Summary } from './summary.ts';
-import { startWatchdog } from './watchdog.ts';
-
-/** Of a run; a hundred times what one needs. */
-const patienceMs = 60_000;
+import { patienceMs, startWatchdog } from './watchdog.ts';
 
 const help = `Usage: npm run simulate -- [options]
 
@@ -19,6 +17,7 @@ Runs the operator, its agents and a simulated machine room under faults that are
   --seed N          one seed
   --seeds A..B      these seeds, both included (default 1..20)
   --minutes M       seeds from A (or 1) on, until M minutes are over
+  --jobs N          on so many processes at once (default 1)
   --faults LIST     only these families or kinds, by commas: ${allFamilies.map(({ name }) => name).join(', ')}, or family.kind
   --verbose         every line of the trace
   --out FILE        the summary as JSON
@@ -32,6 +31,7 @@ interface Wanted {
   readonly first: number;
   readonly last: number;
   readonly minutes: number | undefined;
+  readonly jobs: number;
   readonly faults: readonly string[];
   readonly verbose: boolean;
   readonly out: string | undefined;
@@ -43,6 +43,7 @@ function wanted(): Wanted | string {
       seed: { type: 'string' },
       seeds: { type: 'string' },
       minutes: { type: 'string' },
+      jobs: { type: 'string', default: '1' },
       faults: { type: 'string' },
       verbose: { type: 'boolean' },
       out: { type: 'string' },
@@ -55,22 +56,38 @@ function wanted(): Wanted | string {
   if (match?.[1] === undefined) return `--seed or --seeds: a number, or two with .. between them, and not ${range}\n`;
   const minutes = values.minutes === undefined ? undefined : Number(values.minutes);
   if (minutes !== undefined && !(minutes > 0)) return `--minutes: a number above 0, and not ${values.minutes}\n`;
+  const jobs = Number(values.jobs);
+  if (!(Number.isInteger(jobs) && jobs >= 1 && jobs <= 64))
+    return `--jobs: a number from 1 to 64, and not ${values.jobs}\n`;
+  if (jobs > 1 && values.verbose)
+    return '--verbose: the traces of several processes cannot be told apart; leave out --jobs\n';
   const first = Number(match[1]);
   const open = match[3] === '' || minutes !== undefined;
   return {
     first,
     last: match[2] === undefined && minutes === undefined ? first : open ? Number.MAX_SAFE_INTEGER : Number(match[3]),
     minutes,
+    jobs,
     faults: values.faults === undefined ? [] : values.faults.split(',').filter((name) => name !== ''),
     verbose: values.verbose ?? false,
     out: values.out,
   };
 }
 
+function saver(summary: Summary, out: string | undefined): () => void {
+  return () => {
+    if (out !== undefined) writeFileSync(out, `${JSON.stringify(summary.json(), undefined, 2)}\n`);
+  };
+}
+
+const deadline = (minutes: number | undefined): number =>
+  minutes === undefined ? Number.POSITIVE_INFINITY : Date.now() + minutes * 60_000;
+
 async function simulate({ first, last, minutes, faults, verbose, out }: Wanted): Promise<number> {
   const summary = new Summary(faults);
+  const save = saver(summary, out);
   const watchdog = startWatchdog(patienceMs);
-  const until = minutes === undefined ? Number.POSITIVE_INFINITY : Date.now() + minutes * 60_000;
+  const until = deadline(minutes);
   const print = verbose ? { print: (line: string) => void process.stdout.write(`${line}\n`) } : {};
   for (let seed = first; seed <= last && Date.now() < until; seed++) {
     const before = process.cpuUsage();
@@ -78,8 +95,30 @@ async function simulate({ first, last, minutes, faults, verbose, out }: Wanted):
     const result = await runSeed({ seed, faults, ...print });
     const { user, system } = process.cpuUsage(before);
     process.stdout.write(summary.add(result, (user + system) / 1e6));
-    if (out !== undefined) writeFileSync(out, `${JSON.stringify(summary.json(), undefined, 2)}\n`);
+    save();
   }
+  process.stdout.write(summary.text());
+  return summary.failed ? 1 : 0;
+}
+
+async function simulateBeside({ first, last, minutes, jobs, faults, out }: Wanted): Promise<number> {
+  const summary = new Summary(faults);
+  const save = saver(summary, out);
+  const until = deadline(minutes);
+  let seed = first;
+  await runJobs({
+    jobs,
+    faults,
+    next: () => (seed <= last && Date.now() < until ? seed++ : undefined),
+    done: ({ result, cpuSeconds }) => {
+      process.stdout.write(summary.add(result, cpuSeconds));
+      save();
+    },
+    died: (of, how) => {
+      process.stdout.write(summary.lost(of, how));
+      save();
+    },
+  });
   process.stdout.write(summary.text());
   return summary.failed ? 1 : 0;
 }
@@ -88,4 +127,4 @@ const asked = wanted();
 if (typeof asked === 'string') {
   process.stdout.write(asked);
   process.exitCode = asked === help ? 0 : 2;
-} else process.exitCode = await simulate(asked);
+} else process.exitCode = await (asked.jobs > 1 ? simulateBeside : simulate)(asked);

@@ -1,7 +1,7 @@
 /**
- * What a number of seeds came to: a line for each, and their sum as text and JSON.
+ * What a number of seeds came to: a line for each, and their sum as text and JSON. They may come in any order.
  */
-import type { SeedResult } from './run.ts';
+import type { JobAnswer } from './jobs.ts';
 
 interface FailedSeed {
   readonly seed: number;
@@ -27,8 +27,8 @@ export class Summary {
   readonly #faults: readonly string[];
   readonly #strikes = new Map<string, number>();
   readonly #failed: FailedSeed[] = [];
-  #first = Number.NaN;
-  #last = Number.NaN;
+  #first = Number.POSITIVE_INFINITY;
+  #last = Number.NEGATIVE_INFINITY;
   #count = 0;
   #virtualMs = 0;
   #tenancies = 0;
@@ -43,11 +43,9 @@ export class Summary {
   }
 
   /** @returns the seed's line, and what it broke */
-  add(result: SeedResult, cpuSeconds: number): string {
+  add(result: JobAnswer['result'], cpuSeconds: number): string {
     const { seed, hash, virtualMs, tenancies, plan, strikes, violations } = result;
-    if (this.#count === 0) this.#first = seed;
-    this.#last = seed;
-    this.#count++;
+    this.#seen(seed);
     this.#virtualMs += virtualMs;
     this.#tenancies += tenancies;
     this.#cpuSeconds += cpuSeconds;
@@ -57,14 +55,31 @@ export class Summary {
     const faults = Object.values(strikes).reduce((sum, count) => sum + count, 0);
     const line = `seed ${seed} ${hash} ${plan.mode} ${hours} h, ${tenancies} tenancies, ${faults} faults, ${cpuSeconds.toFixed(2)} s\n`;
     if (violations.length === 0) return line;
-    const only = this.#faults.length === 0 ? '' : ` --faults ${this.#faults.join(',')}`;
-    const replay = `npm run simulate -- --seed ${seed}${only} --verbose`;
     const broken = violations.map(
       ({ rule, message, atMs }) =>
         `${rule === 0 ? 'error' : `rule ${rule}`} at ${Math.round(atMs / 1000)} s: ${message}`,
     );
-    this.#failed.push({ seed, replay, violations: broken });
-    return `${line}${broken.map((text) => `  BROKEN ${text}\n`).join('')}  replay: ${replay}\n`;
+    return `${line}${this.#fail(seed, broken)}`;
+  }
+
+  /** A seed whose process died. */
+  lost(seed: number, how: string): string {
+    this.#seen(seed);
+    return `seed ${seed}\n${this.#fail(seed, [`error: ${how}`])}`;
+  }
+
+  #seen(seed: number): void {
+    this.#first = Math.min(this.#first, seed);
+    this.#last = Math.max(this.#last, seed);
+    this.#count++;
+  }
+
+  #fail(seed: number, violations: readonly string[]): string {
+    const only = this.#faults.length === 0 ? '' : ` --faults ${this.#faults.join(',')}`;
+    const replay = `npm run simulate -- --seed ${seed}${only} --verbose`;
+    this.#failed.push({ seed, replay, violations });
+    this.#failed.sort((a, b) => a.seed - b.seed);
+    return `${violations.map((text) => `  BROKEN ${text}\n`).join('')}  replay: ${replay}\n`;
   }
 
   json(): SummaryJson {

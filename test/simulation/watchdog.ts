@@ -6,19 +6,22 @@
  */
 import { Worker } from 'node:worker_threads';
 
+/** Of a run; a hundred times what one needs. */
+export const patienceMs = 60_000;
+
 export interface Watchdog {
   /** What it calls the run when that hangs. */
   begins(seed: number): void;
 }
 
-/** @param patienceMs for which the thread must not come to wait for anything, before the process is ended by SIGKILL */
-export function startWatchdog(patienceMs: number): Watchdog {
+/** @param limitMs for which the thread must not come to wait for anything, before the process is ended by SIGKILL */
+export function startWatchdog(limitMs: number): Watchdog {
   const beats = new Int32Array(new SharedArrayBuffer(4));
   const seeds = new BigInt64Array(new SharedArrayBuffer(8));
-  const workerData = { beats, seeds, patienceMs };
+  const workerData = { beats, seeds, patienceMs: limitMs };
   // None of what the process itself loads first is for this thread.
   new Worker(new URL('watchdog-worker.ts', import.meta.url), { workerData, execArgv: [] }).unref();
   // Between two steps of the virtual clock the thread comes by here.
-  setInterval(() => Atomics.add(beats, 0, 1), patienceMs / 16).unref();
+  setInterval(() => Atomics.add(beats, 0, 1), limitMs / 16).unref();
   return { begins: (seed) => void Atomics.store(seeds, 0, BigInt(seed)) };
 }
