@@ -37,7 +37,12 @@ export function said(report: Report): Checker {
     rule: 7,
     synced(write, truth) {
       const repository = truth.ground.repository();
-      if (repository === undefined || write.verb === 'delete') return;
+      if (repository === undefined) return;
+      if (write.verb === 'delete') {
+        // What a confirmed repository took away shows as well as what it gave that the sync follows it from now on.
+        for (const commit of repository.stoodAt(staleMs)) if (isFollowed(repository, commit)) roots.add(rootOf(commit));
+        return;
+      }
       const key = statementKey(write);
       const others = [...truth.ground.tenantObjects().values()].filter(
         ({ metadata: { uid = '', deletionTimestamp } }) => {
