@@ -11,6 +11,8 @@ import { ApiError, badRequest, unsupportedMediaType } from './status.ts';
 
 /** As kube-apiserver's limit for request bodies. */
 const mostBodyBytes = 3 * 1024 * 1024;
+/** Of a body that is refused unread, what is thrown away so that its client comes to read the answer. */
+const mostDiscardedBytes = 256 * 1024 * 1024;
 /** No object of ours nests deeper than a quarter of this. */
 const deepestNesting = 100;
 
@@ -20,7 +22,7 @@ export async function readBody(request: IncomingMessage): Promise<Buffer> {
   if (Number(request.headers['content-length'] ?? 0) > mostBodyBytes) throw tooLarge();
   const chunks: Buffer[] = [];
   let bytes = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
+  for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
     bytes += chunk.length;
     if (bytes > mostBodyBytes) throw tooLarge();
     chunks.push(chunk);
@@ -126,4 +128,18 @@ export function sendError(response: ServerResponse, error: ApiError): void {
     response.setHeader('retry-after', String(error.details.retryAfterSeconds));
   }
   sendJson(response, error.code, JSON.stringify(error.toStatus()));
+}
+
+/** Answers while the client still sends: closing at once would reset the connection, and the answer would be lost with it. */
+export function refuseBody(request: IncomingMessage, response: ServerResponse, error: ApiError): void {
+  const bytes = Buffer.from(JSON.stringify(error.toStatus()));
+  response.writeHead(error.code, { 'content-type': 'application/json', 'content-length': bytes.length });
+  response.write(bytes);
+  const close = (): void => void response.end();
+  let discarded = 0;
+  request.on('data', (chunk: Buffer) => {
+    discarded += chunk.length;
+    if (discarded > mostDiscardedBytes) close();
+  });
+  for (const event of ['end', 'close', 'error'] as const) request.once(event, close);
 }

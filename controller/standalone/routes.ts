@@ -4,7 +4,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Logger } from '../runtime/log.ts';
 import { discoveryDocuments, reviewResources } from './discovery.ts';
-import { parseObject, readBody, send, sendError, sendJson } from './http.ts';
+import { parseObject, readBody, refuseBody, send, sendError, sendJson } from './http.ts';
 import { openApiDocuments, openApiV2Accept, openApiV2ContentType, openApiV2Protobuf } from './openapi.ts';
 import type { Reader } from './read.ts';
 import { isTrue, negotiate, parseResourcePath, type ResourcePath } from './request.ts';
@@ -65,7 +65,8 @@ export class Router {
     // A body that was not read must not be taken for the next request.
     if (!request.complete) response.setHeader('connection', 'close');
     if (error instanceof status.ApiError) {
-      sendError(response, error);
+      if (error.code === 413 && !request.complete) refuseBody(request, response, error);
+      else sendError(response, error);
       return;
     }
     if (request.destroyed && !request.complete) return;

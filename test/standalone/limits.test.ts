@@ -2,6 +2,7 @@
  * Hostile and unlucky clients: who may enter, what may be sent, who is cut off.
  */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -87,12 +88,40 @@ describe('limits', () => {
 
   test('bodies are bounded in size and depth', async () => {
     const large = JSON.stringify({ metadata: { name: 'x' }, spec: { color: 'x'.repeat(3 * 1024 * 1024) } });
-    const answer = await call('POST', gadgets, { body: large }).catch(() => ({ status: 413 }));
-    assert.equal(answer.status, 413);
+    assert.equal((await call('POST', gadgets, { body: large })).status, 413);
+    const huge = await call('POST', gadgets, { body: 'x'.repeat(64 * 1024 * 1024) });
+    assert.match(huge.body.message, /^Request entity too large: limit is 3145728/);
     const deep = await call('POST', gadgets, { body: '['.repeat(100_000) });
     assert.match(deep.body.message, /nests deeper than 100 levels/);
     const bomb = `a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]\n`;
     assert.equal((await call('POST', gadgets, { body: bomb, type: 'application/yaml' })).status, 400);
+  });
+
+  test('a client that sends a large body to its end before it reads is told why it was refused', async () => {
+    const length = 32 * 1024 * 1024;
+    const { hostname, port } = new URL(server.url);
+    const socket = connect({
+      host: hostname,
+      port: Number(port),
+      ca: server.caPem,
+      key: identity.keyPem,
+      cert: identity.certificatePem,
+    });
+    await once(socket, 'secureConnect');
+    socket.on('error', () => undefined);
+    socket.pause();
+    const head = `POST ${gadgets} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${length}\r\n\r\n`;
+    const write = (bytes: string | Buffer): Promise<void> =>
+      new Promise((resolve, reject) => {
+        socket.write(bytes, (error) => (error ? reject(error) : resolve()));
+      });
+    await write(head);
+    const chunk = Buffer.alloc(1024 * 1024, 'x');
+    for (let sent = 0; sent < length; sent += chunk.length) await write(chunk);
+    let answer = '';
+    for await (const bytes of socket) answer += bytes;
+    assert.match(answer, /^HTTP\/1\.1 413 /);
+    assert.match(answer, /Request entity too large: limit is 3145728/);
   });
 
   test('names that reach into prototypes are refused', async () => {
