@@ -6,6 +6,7 @@
  * 2. An unanswered write is followed by a read, never by a blind repetition.
  * 3. An object that another sync applies, or that is being deleted, is left alone.
  * 4. A deletion names the uid that was applied, and is checked against the live object right before.
+ * 5. What was there before the repository named it is marked with the write that takes it over, and deleted only once a person confirmed it.
  */
 import { deepEqual } from '../kube/json.ts';
 import { type GroupVersionKind, type KubeClient, KubeError, type KubeObject } from '../kube/port.ts';
@@ -13,7 +14,7 @@ import { type BackoffPolicy, backoffDelayMs } from '../runtime/backoff.ts';
 import { type Clock, sleep } from '../runtime/clock.ts';
 import type { Random } from '../runtime/random.ts';
 import { isObject, type JsonObject } from '../standalone/schema/index.ts';
-import { appliedByAnnotation, type DesiredObject, lastAppliedAnnotation } from './desired.ts';
+import { adoptedAnnotation, appliedByAnnotation, type DesiredObject, lastAppliedAnnotation } from './desired.ts';
 import type { InventoryEntry } from './inventory.ts';
 import { type Difference, threeWayMerge } from './merge.ts';
 import type { DocumentValidator } from './validator.ts';
@@ -88,10 +89,14 @@ function parseLastApplied(live: KubeObject): JsonObject | undefined {
   }
 }
 
-function withAnnotations(object: JsonObject, applied: string, sync: string): JsonObject {
+function withAnnotations(object: JsonObject, applied: string, sync: string, isAdopted = false): JsonObject {
   const metadata = isObject(object.metadata) ? object.metadata : {};
   const annotations = isObject(metadata.annotations) ? metadata.annotations : {};
-  const ours = { [lastAppliedAnnotation]: applied, [appliedByAnnotation]: sync };
+  const ours = {
+    [lastAppliedAnnotation]: applied,
+    [appliedByAnnotation]: sync,
+    ...(isAdopted ? { [adoptedAnnotation]: 'true' } : {}),
+  };
   return { ...object, metadata: { ...metadata, annotations: { ...annotations, ...ours } } };
 }
 
@@ -119,7 +124,7 @@ async function change(context: ApplyContext, desired: DesiredObject, live: KubeO
   const applied = JSON.stringify(merged.applied);
   const isRecorded = deepEqual(lastApplied, merged.applied) && owner === context.sync;
   if (merged.patch === undefined && isRecorded) return { result: 'unchanged', uid, applied, differences };
-  const patch = withAnnotations(merged.patch ?? {}, applied, context.sync);
+  const patch = withAnnotations(merged.patch ?? {}, applied, context.sync, owner === undefined);
   const key = { name: desired.name, ...(desired.namespace === undefined ? {} : { namespace: desired.namespace }) };
   const known = resourceVersion === undefined ? { uid } : { uid, resourceVersion };
   await whenBusyAgain(context, () =>
@@ -173,11 +178,18 @@ export async function applyObject(context: ApplyContext, desired: DesiredObject)
 
 export type PruneOutcome =
   | { readonly result: 'deleted' | 'gone' }
+  /** It was there before the repository named it, and nobody confirmed that it may go. */
+  | { readonly result: 'waits' }
   /** It is not what was applied: forgotten, and left alone. */
   | { readonly result: 'notOurs'; readonly reason: string }
   | { readonly result: 'failed'; readonly reason: string };
 
-export async function pruneObject(context: ApplyContext, entry: InventoryEntry): Promise<PruneOutcome> {
+/** @param isConfirmed a person said of this commit that what it takes away may go */
+export async function pruneObject(
+  context: ApplyContext,
+  entry: InventoryEntry,
+  isConfirmed: boolean,
+): Promise<PruneOutcome> {
   const { group, version, kind, plural, namespace, name } = entry;
   const gvk = { group, version, kind, plural, namespaced: namespace !== undefined };
   try {
@@ -191,6 +203,7 @@ export async function pruneObject(context: ApplyContext, entry: InventoryEntry):
       return { result: 'notOurs', reason: 'another object of the same name took its place' };
     }
     if (live.metadata.deletionTimestamp !== undefined) return { result: 'deleted' };
+    if (live.metadata.annotations?.[adoptedAnnotation] !== undefined && !isConfirmed) return { result: 'waits' };
     const key = namespace === undefined ? { name } : { namespace, name };
     await whenBusyAgain(context, () => context.kube.delete(gvk, key, { uid }));
     return { result: 'deleted' };

@@ -196,7 +196,13 @@ class Collector {
 export const lastAppliedAnnotation = 'bitvisor.io/last-applied';
 /** The name of the sync that applies the object. */
 export const appliedByAnnotation = 'bitvisor.io/applied-by';
-const reservedAnnotations: ReadonlySet<string> = new Set([lastAppliedAnnotation, appliedByAnnotation]);
+/** On an object that was there before the repository named it. */
+export const adoptedAnnotation = 'bitvisor.io/adopted';
+const reservedAnnotations: ReadonlySet<string> = new Set([
+  lastAppliedAnnotation,
+  appliedByAnnotation,
+  adoptedAnnotation,
+]);
 
 export function desiredState(
   contents: { readonly files: readonly SourceFile[]; readonly refused: readonly RefusedEntry[] },

@@ -108,6 +108,8 @@ class Pass {
   readonly #problems: Problem[] = [];
   readonly #appliedPerFile = new Map<string, number>();
   readonly #counts = { ...noCounts };
+  /** Missing, and waiting for a confirmation because they were there before the repository named them. */
+  readonly #adopted: InventoryEntry[] = [];
 
   constructor(options: SyncOptions, signal: AbortSignal | undefined) {
     const { kube, clock, random, validator, name: sync, operatorNamespace } = options;
@@ -178,7 +180,7 @@ class Pass {
     }
     try {
       await this.#applyAll([...desired.valid.values()], entries);
-      await this.#pruneAll(plan, entries);
+      await this.#pruneAll(plan, entries, isConfirmed(confirmed, commit));
     } finally {
       await record();
     }
@@ -223,7 +225,7 @@ class Pass {
     for (const difference of outcome.differences) this.#problems.push(problemOfDifference(desired, difference));
   }
 
-  async #pruneAll(plan: PrunePlan, entries: Map<string, InventoryEntry>): Promise<void> {
+  async #pruneAll(plan: PrunePlan, entries: Map<string, InventoryEntry>, isAllowed: boolean): Promise<void> {
     for (const entry of plan.release) entries.delete(entry.key);
     // Allocations first: what they refer to stays as long as they do.
     const ordered = [...plan.prune].sort(
@@ -231,7 +233,12 @@ class Pass {
     );
     for (const entry of ordered) {
       this.#context.signal?.throwIfAborted();
-      const outcome = await pruneObject(this.#context, entry);
+      const outcome = await pruneObject(this.#context, entry, isAllowed);
+      if (outcome.result === 'waits') {
+        entries.set(entry.key, { ...entry, held: true });
+        this.#adopted.push(entry);
+        continue;
+      }
       if (outcome.result === 'failed' || outcome.result === 'notOurs') {
         const object = objectTitle(entry.kind, entry.namespace, entry.name);
         const severity = outcome.result === 'failed' ? 'error' : 'warning';
@@ -244,16 +251,16 @@ class Pass {
   }
 
   #summary(commit: string, desired: DesiredState, plan: PrunePlan): SyncResult {
-    const left = [...plan.kept, ...plan.waiting];
+    const left = [...plan.kept, ...plan.waiting, ...this.#adopted];
     const notPruned = left.map((entry) => `${objectTitle(entry.kind, entry.namespace, entry.name)} (${entry.file})`);
     const errors = this.#problems.filter((problem) => problem.severity === 'error').length;
-    const held = plan.waiting.length > 0;
+    const held = plan.waiting.length + this.#adopted.length > 0;
+    const reason = plan.reason ?? 'they were there before the repository named them';
     const result = held ? 'Held' : errors > 0 || plan.kept.length > 0 ? 'Partial' : 'Synced';
     const { valid } = desired;
     const sentences = [`${valid.size} objects in ${desired.files.length} files`];
     if (errors > 0) sentences.push(`${errors} error${errors === 1 ? '' : 's'}`);
-    if (left.length > 0)
-      sentences.push(`${left.length} objects left the repository and are kept: ${plan.reason ?? ''}`);
+    if (left.length > 0) sentences.push(`${left.length} objects left the repository and are kept: ${reason}`);
     if (held) sentences.push(`to delete them: ${this.#statusStore.confirmCommand(commit)}`);
     for (const entry of plan.release) sentences.push(`Namespace ${entry.name} is left in place: delete it by hand`);
     const counts = { ...this.#counts, kept: left.length };

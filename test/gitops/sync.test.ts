@@ -244,6 +244,29 @@ describe('sync', { concurrency: 4 }, () => {
     assert.deepEqual(names(kube, namespaces), ['team-a'], 'a Namespace is never pruned');
   });
 
+  test('what was there before the repository named it goes only when a person confirms it', { skip }, async (t) => {
+    const { repository, kube, sync } = started(t);
+    repository.commit(baseFiles);
+    await sync();
+    const spec = { environmentRef: { name: 'rocky' }, replicas: 2 };
+    const mine = { apiVersion: 'bitvisor.io/v1alpha1', kind: 'NodeAllocation' };
+    await kube.create(nodeAllocations, { ...mine, metadata: { name: 'mine', namespace: 'team-a' }, spec } as never);
+    repository.commit({ 'mine.yaml': allocationYaml('mine', 9) });
+    assert.equal((await sync()).counts.changed, 1);
+    const commit = repository.commit({ 'mine.yaml': undefined });
+    const held = await sync();
+    assert.deepEqual([held.result, held.counts.pruned], ['Held', 0]);
+    assert.match(held.message, /they were there before the repository named them; to delete them: .*confirm-prune/);
+    assert.deepEqual(held.notPruned, ['NodeAllocation team-a/mine (mine.yaml)']);
+    repository.commit({ 'note.txt': 'another commit' });
+    assert.deepEqual([(await sync()).result, names(kube, nodeAllocations)], ['Held', ['cfd', 'mine']]);
+    await confirm(kube, commit);
+    assert.equal((await sync()).result, 'Held', 'another commit was confirmed');
+    await confirm(kube, repository.commit({ 'note.txt': 'one more' }));
+    assert.equal((await sync()).result, 'Synced');
+    assert.deepEqual(names(kube, nodeAllocations), ['cfd']);
+  });
+
   test('more than half at once waits for a confirmation', { skip }, async (t) => {
     const { repository, kube, sync } = started(t);
     const many = Object.fromEntries(['a', 'b', 'c', 'd', 'e'].map((name) => [`${name}.yaml`, allocationYaml(name)]));
