@@ -255,7 +255,7 @@ const wayBack: readonly Mutant[] = [
       edit(
         reclaim,
         '  const token = `${operationId}/wipe`;\n',
-        '  const token = `${operationId}/wipe`;\n  ctx.row = { ...ctx.row, reclaim: { ...ctx.row.reclaim, wiped: machine.inventory.disks.map((disk) => disk.serial ?? disk.name) } };\n  if (token !== erase) return met;\n',
+        '  const token = `${operationId}/wipe`;\n  ctx.row = { ...ctx.row, reclaim: { ...ctx.row.reclaim, isWiped: true, wiped: machine.inventory.disks.map((disk) => disk.serial ?? disk.name) } };\n  if (token !== erase) return met;\n',
       ),
     ],
   },
