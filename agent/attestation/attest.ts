@@ -6,6 +6,7 @@
  *    are in one TPM. Whether that is a real TPM is what the manufacturer's certificate says; without trusted manufacturers the
  *    endorsement key is merely the one that was seen at the commissioning.
  * 2. A quote counts only under the enrolled key, with the nonce, and with an event log that replays to it.
+ * 3. A machine still runs what it was attested to run only while its TPM has not started anew since and its PCRs are the same.
  */
 import { createHash, timingSafeEqual, type X509Certificate } from 'node:crypto';
 import { type EventLog, readEventLog, replay } from './event-log.ts';
@@ -15,6 +16,7 @@ import {
   endorsementPublicKey,
   makeCredential,
   nameOf,
+  type Quoted,
   verifyQuote,
 } from './keys.ts';
 import { type BootPolicy, policyFaults, quotedPcrs } from './policy.ts';
@@ -93,28 +95,58 @@ export interface Evidence {
 
 /** Asks the machine for a quote and its event log. Rejects when the TPM refuses. */
 export async function gather(carry: Carrier, eventLog: () => Promise<Buffer>, nonce: Buffer): Promise<Evidence> {
+  return { ...(await gatherQuote(carry, nonce)), eventLog: await eventLog() };
+}
+
+/** Asks the machine for a quote alone. Rejects when the TPM refuses. */
+export async function gatherQuote(carry: Carrier, nonce: Buffer): Promise<Pick<Evidence, 'attest' | 'signature'>> {
   const tpm = new Tpm(carry);
   const key = await tpm.attestationKey();
   try {
-    const quote = await tpm.quote(key, nonce, quotedPcrs);
-    return { ...quote, eventLog: await eventLog() };
+    return await tpm.quote(key, nonce, quotedPcrs);
   } finally {
     await tpm.flush(key.handle);
   }
 }
 
-/** The log of what was measured, its digests true. @throws Error for people when the quote or the log is not right */
-export function verifiedLog(evidence: Evidence, enrolment: Enrolment, nonce: Buffer): EventLog {
-  const key = attestationPublicKey(Buffer.from(enrolment.attestation, 'hex'));
-  const quoted = verifyQuote(key, evidence, { nonce, pcrs: quotedPcrs });
+/** A boot as its TPM signed it: what was measured, its digests true, and which start of the TPM that was. */
+export interface VerifiedBoot {
+  readonly log: EventLog;
+  readonly quoted: Quoted;
+}
+
+/** @throws Error for people when the quote or the log is not right */
+export function verifiedBoot(evidence: Evidence, enrolment: Enrolment, nonce: Buffer): VerifiedBoot {
+  const quoted = quotedIn(evidence, enrolment, nonce);
   const log = readEventLog(evidence.eventLog);
-  if (!replay(log, quotedPcrs).equals(quoted)) throw new Error('the event log is not what was measured');
-  return log;
+  if (!replay(log, quotedPcrs).equals(quoted.pcrDigest)) throw new Error('the event log is not what was measured');
+  return { log, quoted };
+}
+
+/** @throws Error for people when the quote is not right */
+export function quotedIn(
+  evidence: Pick<Evidence, 'attest' | 'signature'>,
+  { attestation }: Pick<Enrolment, 'attestation'>,
+  nonce: Buffer,
+): Quoted {
+  const key = attestationPublicKey(Buffer.from(attestation, 'hex'));
+  return verifyQuote(key, evidence, { nonce, pcrs: quotedPcrs });
+}
+
+/**
+ * Says why a later quote is not of the boot that the earlier one is of; nothing: it is. The TPM starts anew with the machine, also without a
+ * loss of power. The clock tells of a TPM that was cleared, whose counters begin again.
+ */
+export function anotherBoot(earlier: Quoted, later: Quoted): string | undefined {
+  const isSameStart = later.resets === earlier.resets && later.restarts === earlier.restarts;
+  if (!isSameStart || later.clockMs < earlier.clockMs) return 'the machine started anew since it was attested';
+  if (!later.pcrDigest.equals(earlier.pcrDigest)) return 'something was measured since the machine was attested';
+  return undefined;
 }
 
 /** Judges what a machine gave. @throws Error for people that says what is wrong */
 export function judge(evidence: Evidence, enrolment: Enrolment, nonce: Buffer, policy: BootPolicy): void {
-  const faults = policyFaults(verifiedLog(evidence, enrolment, nonce), policy);
+  const faults = policyFaults(verifiedBoot(evidence, enrolment, nonce).log, policy);
   if (faults.length > 0) throw new Error(faults.join('; '));
 }
 

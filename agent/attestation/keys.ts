@@ -120,12 +120,24 @@ export function makeCredential(
   return { blob: Buffer.concat([sized(integrity.update(hidden).update(name).digest()), hidden]), secret };
 }
 
-/** Verifies a quote and gives the digest of the quoted PCRs. @throws Error that says what is wrong */
+/** What a TPM signs of itself in a quote. */
+export interface Quoted {
+  /** SHA-256 over the quoted PCRs. */
+  readonly pcrDigest: Buffer;
+  /** Milliseconds that the TPM was powered since it was cleared. */
+  readonly clockMs: bigint;
+  /** Starts from nothing (TPM Reset) since it was cleared. */
+  readonly resets: number;
+  /** Starts from a kept state (TPM Restart, TPM Resume) since the last reset. */
+  readonly restarts: number;
+}
+
+/** Verifies a quote and gives what it says. @throws Error that says what is wrong */
 export function verifyQuote(
   key: KeyObject,
   { attest, signature }: { attest: Buffer; signature: Buffer },
   { nonce, pcrs }: { nonce: Buffer; pcrs: readonly number[] },
-): Buffer {
+): Quoted {
   const signed = new TpmReader(signature);
   if (signed.u16() !== algorithm.ecdsa || signed.u16() !== algorithm.sha256)
     throw new Error('not a signature by ECDSA');
@@ -138,15 +150,16 @@ export function verifyQuote(
   if (reader.u16() !== 0x8018) throw new Error('what was signed is no quote');
   reader.sized();
   if (!reader.sized().equals(nonce)) throw new Error('the quote is for another nonce');
-  // Clock, resets, restarts, safe; firmware version.
-  reader.take(25);
+  const [clockMs, resets, restarts] = [reader.take(8).readBigUInt64BE(), reader.u32(), reader.u32()];
+  // Whether the clock is safe; firmware version.
+  reader.take(9);
   const selection = new TpmReader(Buffer.concat([u32(reader.u32()), reader.take(6)]));
   if (selection.u32() !== 1 || selection.u16() !== algorithm.sha256 || selection.u8() !== 3) {
     throw new Error('the quote is not of the SHA-256 bank alone');
   }
   const bitmap = selection.take(3).readUIntLE(0, 3);
   if (bitmap !== pcrs.reduce((all, pcr) => all | (1 << pcr), 0)) throw new Error('the quote is of other PCRs');
-  const digest = reader.sized();
-  if (!reader.isAtEnd || digest.length !== 32) throw new Error('the quote has not the form that it should have');
-  return digest;
+  const pcrDigest = reader.sized();
+  if (!reader.isAtEnd || pcrDigest.length !== 32) throw new Error('the quote has not the form that it should have');
+  return { pcrDigest, clockMs, resets, restarts };
 }

@@ -31,7 +31,7 @@ export const kernel = hex('kernel');
 const commandLine = 'trusted.efi console=ttyS0 bitvisor.token=00';
 
 /** As a machine with UEFI firmware measures: firmware, settings, option ROM, separators, applications, kernel. */
-export function bootEvents(): Measured[] {
+export function bootEvents(given = commandLine): Measured[] {
   const zeros = Buffer.alloc(4);
   return [
     event(0, 0x8000_0008, 'base and length', 'firmware'),
@@ -43,7 +43,7 @@ export function bootEvents(): Measured[] {
     event(4, 0x8000_0003, 'path', 'stub'),
     event(4, 0x8000_0003, 'path', 'stub'),
     event(4, 0x8000_0003, 'path', 'kernel'),
-    event(9, 6, 'LOADED_IMAGE::LoadOptions', Buffer.from(`${commandLine}\0`, 'utf16le')),
+    event(9, 6, 'LOADED_IMAGE::LoadOptions', Buffer.from(`${given}\0`, 'utf16le')),
     event(9, 6, 'Linux initrd', 'initrd'),
     event(5, 0x8000_0007, 'Exit Boot Services Returned with Success'),
   ];

@@ -84,6 +84,18 @@ export async function directTpm(t: TestContext, directory: string): Promise<Carr
   };
 }
 
+/** As a machine's reset does, with or without a loss of power: the TPM starts anew, and what was measured is gone. */
+export async function resetTpm(directory: string, carry: Carrier): Promise<void> {
+  // CMD_INIT of swtpm's control channel, without flags; it answers with a result of four bytes.
+  const control = await connected(join(directory, 'control'));
+  control.write(Buffer.from('0000000200000000', 'hex'));
+  const [result] = (await once(control, 'data')) as [Buffer];
+  control.destroy();
+  if (result.readUInt32BE(0) !== 0) throw new Error('swtpm does not start anew');
+  const started = await carry(Buffer.from('80010000000c000001440000', 'hex'));
+  if (started.readUInt32BE(6) !== 0) throw new Error('the TPM does not start');
+}
+
 /** A socket has its name before anybody listens at it. */
 async function connected(path: string): Promise<Socket> {
   for (let tries = 0; ; tries += 1) {

@@ -7,17 +7,24 @@
  *    machine then is which TPM it has, and which firmware and option ROMs.
  * 3. Evidence of one boot never counts for another: the command line that was measured holds the token of the boot that is then noted.
  * 4. The quote is for fresh bytes of the agent's own besides the nonce: one that was given before is never right again.
+ * 5. Its token alone does not make a boot the attested one: it stays in memory, and a machine that is reset into another system may find it there.
+ *    What was done in an attested boot counts only with a second quote, of the same start of the TPM and the same PCRs.
  */
 import { createHash } from 'node:crypto';
 import {
+  anotherBoot,
   type Enrolment,
   type EnrolOptions,
   endorsementFingerprint,
   enrol,
   gather,
-  verifiedLog,
+  gatherQuote,
+  quotedIn,
+  type VerifiedBoot,
+  verifiedBoot,
 } from '../../attestation/attest.ts';
 import type { EventLog } from '../../attestation/event-log.ts';
+import type { Quoted } from '../../attestation/keys.ts';
 import { type BootPolicy, notableEvents, policyFaults } from '../../attestation/policy.ts';
 import type { ReferenceValues } from '../../attestation/reference.ts';
 import type { Enrolments, KeptEnrolment } from './enrolments.ts';
@@ -74,7 +81,7 @@ async function enrolNow(
   const fingerprint = endorsementFingerprint(found);
   if (permission?.endorsement !== undefined && permission.endorsement !== fingerprint)
     throw new Error(`the TPM has the endorsement key ${fingerprint}, and ${permission.endorsement} was permitted`);
-  const log = await quotedLog(boots, node, found, options.freshBytes(32));
+  const { log } = await quotedBoot(boots, node, found, options.freshBytes(32));
   const digests = (pcr: number): string[] => [
     ...new Set(notableEvents(log, pcr).map(({ digest }) => digest.toString('hex'))),
   ];
@@ -83,13 +90,13 @@ async function enrolNow(
   return kept;
 }
 
-async function quotedLog(boots: Carriers, node: string, enrolment: Enrolment, fresh: Buffer): Promise<EventLog> {
+async function quotedBoot(boots: Carriers, node: string, enrolment: Enrolment, fresh: Buffer): Promise<VerifiedBoot> {
   const evidence = await gather(
     (command) => boots.tpm(node, command),
     () => boots.eventLog(node),
     fresh,
   );
-  return verifiedLog(evidence, enrolment, fresh);
+  return verifiedBoot(evidence, enrolment, fresh);
 }
 
 function enrolmentOf(node: string, { enrolments, enrolment }: TpmAttestationOptions): KeptEnrolment | undefined {
@@ -102,13 +109,20 @@ function enrolmentOf(node: string, { enrolments, enrolment }: TpmAttestationOpti
   );
 }
 
-/** @param bootId and commandLine of this boot, the latter as its kernel was given it. Rejects with what is wrong; the boot is then not attested. */
+/** With fresh bytes of the agent's own: whoever knows the nonce has nothing to prepare. */
+const qualifying = (nonce: string, { freshBytes }: Pick<TpmAttestationOptions, 'freshBytes'>): Buffer =>
+  createHash('sha256').update(nonce).update(freshBytes(32)).digest();
+
+/**
+ * @param bootId and commandLine of this boot, the latter as its kernel was given it
+ * @returns what the TPM said: `stillAttested` compares with it. Rejects with what is wrong; the boot is then not attested
+ */
 export async function attestByTpm(
   boots: Carriers,
   node: string,
   { nonce, bootId, commandLine }: { readonly nonce: string; readonly bootId: string; readonly commandLine: string },
   options: TpmAttestationOptions,
-): Promise<void> {
+): Promise<Quoted> {
   if (boots.facts(node)?.hasTpm !== true)
     throw new Error(
       'the machine has no TPM 2.0 that its kernel sees: switch it on in the firmware, or attest by token',
@@ -117,8 +131,23 @@ export async function attestByTpm(
   if (kept === undefined) options.enrolments.keep(node, await enrolNow(boots, node, commandLine, options));
   const enrolment = kept ?? options.enrolments.read(node);
   if (enrolment === undefined) throw new Error('the enrolment was not kept');
-  const qualifying = createHash('sha256').update(nonce).update(options.freshBytes(32)).digest();
-  const log = await quotedLog(boots, node, enrolment, qualifying);
+  const { log, quoted } = await quotedBoot(boots, node, enrolment, qualifying(nonce, options));
   judgeBoot(log, await options.references(), commandLine, enrolment);
   boots.attested(node, nonce, bootId);
+  return quoted;
+}
+
+/** @param attested what the TPM said when the boot was attested with the nonce. Rejects when the machine is not in that boot any more */
+export async function stillAttested(
+  boots: Pick<Carriers, 'tpm'>,
+  node: string,
+  { nonce, attested }: { readonly nonce: string; readonly attested: Quoted },
+  options: Pick<TpmAttestationOptions, 'enrolments' | 'freshBytes'>,
+): Promise<void> {
+  const enrolment = options.enrolments.read(node);
+  if (enrolment === undefined) throw new Error(`the TPM of ${node} is not enrolled any more`);
+  const fresh = qualifying(nonce, options);
+  const quote = await gatherQuote((command) => boots.tpm(node, command), fresh);
+  const fault = anotherBoot(attested, quotedIn(quote, enrolment, fresh));
+  if (fault !== undefined) throw new Error(`${fault}: what it reported as wiped and checked does not count`);
 }

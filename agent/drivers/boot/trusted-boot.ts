@@ -4,11 +4,13 @@
  * Invariants:
  * 1. A script never ends: a machine that does not boot what it is given asks again, and does not fall through to its disk.
  * 2. A node that attests by TPM boots the image in one file, which firmware measures whole; its command line is known before it starts.
+ * 3. What such a node reports as wiped and checked counts only with a quote after it, which shows that it is still in the attested boot.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Quoted } from '../../attestation/keys.ts';
 import type { Erase, VmmReading } from '../port.ts';
 import type { BootFile } from './boot-server.ts';
-import { attestByTpm, type TpmAttestationOptions } from './tpm-attestation.ts';
+import { attestByTpm, stillAttested, type TpmAttestationOptions } from './tpm-attestation.ts';
 import type { TrustedBoots } from './trusted.ts';
 import type { Baseline } from './trusted-facts.ts';
 
@@ -43,9 +45,16 @@ export interface TrustedSideOptions {
   readonly tpm?: TpmAttestationOptions;
 }
 
+interface MeasuredBoot {
+  readonly bootId: string;
+  readonly commandLine: string;
+  /** The newest attestation of it. */
+  attested?: { readonly nonce: string; readonly quoted: Quoted };
+}
+
 export function trustedSide(boots: TrustedBoots, { baselines, tpm }: TrustedSideOptions): TrustedSide {
   /** The newest, by node. */
-  const measured = new Map<string, { readonly bootId: string; readonly commandLine: string }>();
+  const measured = new Map<string, MeasuredBoot>();
   return {
     begin(node, place) {
       const { bootId, kernelArguments } = boots.begin(node);
@@ -61,10 +70,19 @@ export function trustedSide(boots: TrustedBoots, { baselines, tpm }: TrustedSide
       if (tpm === undefined) return boots.attest(node, nonce);
       const boot = measured.get(node);
       if (boot === undefined) throw new Error('the trusted image is not running');
-      await attestByTpm(boots, node, { nonce, ...boot }, tpm);
+      delete boot.attested;
+      boot.attested = { nonce, quoted: await attestByTpm(boots, node, { nonce, ...boot }, tpm) };
     },
     wipe: (node, erase) => boots.wipe(node, erase),
-    check: (node) => boots.check(node, baselines.get(node) ?? {}),
+    check(node) {
+      const baseline = baselines.get(node) ?? {};
+      if (tpm === undefined) return boots.check(node, baseline);
+      const attested = measured.get(node)?.attested;
+      return boots.check(node, baseline, async () => {
+        if (attested === undefined) throw new Error('the machine is not attested');
+        await stillAttested(boots, node, { nonce: attested.nonce, attested: attested.quoted }, tpm);
+      });
+    },
     handle: (request, response) => boots.handle(request, response),
   };
 }

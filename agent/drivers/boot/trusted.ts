@@ -151,8 +151,11 @@ export class TrustedBoots {
     if (left.length > 0) throw new Error(`not wiped: ${left.join(', ')}`);
   }
 
-  /** Disks, memory, links against the baseline, read again. Rejects with what is missed. */
-  async check(node: string, baseline: Baseline): Promise<void> {
+  /**
+   * Disks, memory, links against the baseline, read again. Rejects with what is missed.
+   * @param proof that who answered is the boot that was attested; comes last, and rejects when it is not
+   */
+  async check(node: string, baseline: Baseline, proof = async (): Promise<void> => {}): Promise<void> {
     const boot = this.#up(node);
     const failed: string[] = [];
     const lines = await this.#run(boot, 'check', [], (key, value) => {
@@ -160,6 +163,8 @@ export class TrustedBoots {
     });
     const wrong = [...failed, ...misses(readFacts(lines), baseline)];
     if (wrong.length > 0) throw new Error(wrong.join('; ').slice(0, 500));
+    await proof();
+    if (this.#byNode.get(node) !== boot) throw new Error('the machine started anew while it was checked');
     boot.checked = true;
     this.#options.onChange(node);
   }
