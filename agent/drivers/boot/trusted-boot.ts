@@ -2,7 +2,8 @@
  * How a machine gets the trusted image from the boot server: scripts of iPXE, kernel arguments, files; and who judges what it then says.
  *
  * Invariants:
- * 1. A script never ends: a machine that does not boot what it is given asks again, and does not fall through to its disk.
+ * 1. A script never ends: a machine that does not boot what it is given asks again, and does not fall through to its disk. Nor does one whose kernel
+ *    panics: it starts anew, and during a reclaim its boot order is the network (agent/reclaim.ts).
  * 2. A node that attests by TPM boots the image in one file, which firmware measures whole; its command line is known before it starts.
  * 3. What such a node reports as wiped and checked counts only with a quote after it, which shows that it is still in the attested boot.
  */
@@ -132,9 +133,12 @@ const unifiedName = 'trusted.efi';
 export const askAgainScript = (server: string, why: string): string =>
   `echo ${why}\nsleep 3\nchain --replace --autofree ${server}/boot.ipxe\n`;
 
+/** A kernel that panics would hang until somebody cuts the power; the machine asks the boot server again instead, which ends the boot that was. */
+const panicSeconds = 10;
+
 function argumentsOf({ server, control, address, kernelArguments = [] }: TrustedPlace): string[] {
   return [
-    ...['console=ttyS0', 'quiet', ...kernelArguments],
+    ...['console=ttyS0', 'quiet', `panic=${panicSeconds}`, ...kernelArguments],
     `bitvisor.agent=${server}/trusted`,
     `bitvisor.control=${control}`,
     ...(address === undefined ? [] : [`bitvisor.address=${address}`]),
