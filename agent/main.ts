@@ -41,6 +41,7 @@ export interface RoomSettings extends Partial<RoomOptions> {
 /** Where agents say what happens; pino's logger fits. */
 export interface AgentsLog {
   info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
   error(fields: object, message: string): void;
 }
 
@@ -93,6 +94,10 @@ export type OpenDrivers = (
   context: RackContext,
 ) => Promise<{ readonly drivers: Drivers; close(): Promise<void> }>;
 
+const tokenWarning =
+  'these machines are attested by token alone: a clean certificate is written for whatever answers with it, which need not be the trusted image. ' +
+  'A tenant who changes the firmware of a machine can have its disks called clean. Configure hardware.attestation (docs/attestation.md)';
+
 /** An agent whose machines outlive the process, and so does its log: it is written through to the disk. */
 async function openDrivenAgent(spec: RackSpec, options: LocalAgentsOptions, open: OpenDrivers): Promise<LocalAgent> {
   const { dataDir, clock, random, log } = options;
@@ -104,6 +109,8 @@ async function openDrivenAgent(spec: RackSpec, options: LocalAgentsOptions, open
     const opened = await open(spec, { directory, clock, random, onError });
     const { name, nodes } = spec;
     const { drivers } = opened;
+    const provesNothing = ['hardware', 'attestation:Token'].every((one) => drivers.capabilities.includes(one));
+    if (provesNothing) log.warn({ agent: name, nodes: nodes.length }, tokenWarning);
     const core = new AgentCore({ name, version: agentVersion, nodes, drivers, log: agentLog, clock, random, onError });
     return {
       core,

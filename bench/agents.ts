@@ -14,6 +14,7 @@ if (pkiDirectory === undefined) throw new Error('usage: node bench/agents.ts PKI
 const authority = await CertificateAuthority.open(pkiDirectory, systemClock);
 const log: AgentsLog = {
   info: () => {},
+  warn: () => {},
   error: (fields, message) => void process.stderr.write(`${message} ${JSON.stringify(fields)}\n`),
 };
 const running = await startAgents({

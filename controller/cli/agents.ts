@@ -166,6 +166,7 @@ export async function runAgents(path: string, context: AgentContext): Promise<vo
     random,
     log: {
       info: (fields, message) => log.info(message, { ...fields }),
+      warn: (fields, message) => log.warn(message, { ...fields }),
       error: (fields, message) => log.error(message, { ...fields }),
     },
   };

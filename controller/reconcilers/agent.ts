@@ -228,6 +228,12 @@ function strangersOf(names: readonly string[]): string {
   return formatHostlist(names).slice(0, 4096);
 }
 
+/** A condition of its own would be False on a rack that does what it was configured to. */
+const connectedMessage = (capabilities: readonly string[]): string =>
+  capabilities.includes('attestation:Token')
+    ? 'its observations are complete; its nodes are attested by token alone, which does not prove what they booted'
+    : 'its observations are complete';
+
 function truthsOf(link: LinkState, accepted: Accepted): ConditionFacts[] {
   const error = link.lastError;
   const up = link.connected && link.synced;
@@ -244,7 +250,12 @@ function truthsOf(link: LinkState, accepted: Accepted): ConditionFacts[] {
           : undefined;
   return [
     up
-      ? { type: 'Ready', status: 'True', reason: 'Connected', message: 'its observations are complete' }
+      ? {
+          type: 'Ready',
+          status: 'True',
+          reason: 'Connected',
+          message: connectedMessage(link.hello?.capabilities ?? []),
+        }
       : {
           type: 'Ready',
           status: 'False',

@@ -3,7 +3,10 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { readRackHistory } from '../../agent/drivers/simulated/store.ts';
+import { simulatedDrivers } from '../../agent/drivers/simulated/drivers.ts';
+import { defaultRoom } from '../../agent/drivers/simulated/options.ts';
+import { SimulatedRack } from '../../agent/drivers/simulated/rack.ts';
+import { MemoryRackStore, readRackHistory } from '../../agent/drivers/simulated/store.ts';
 import { type AgentsOptions, type RackSpec, startAgents } from '../../agent/main.ts';
 import { AgentPool } from '../../controller/agents/pool.ts';
 import type { AgentLink } from '../../controller/agents/port.ts';
@@ -31,7 +34,11 @@ async function options(overrides: Partial<AgentsOptions> = {}): Promise<AgentsOp
     room: { factor: 2_000 },
     clock: systemClock,
     random: systemRandom,
-    log: { info: () => {}, error: (fields, message) => assert.fail(`${message} ${JSON.stringify(fields)}`) },
+    log: {
+      info: () => {},
+      warn: () => {},
+      error: (fields, message) => assert.fail(`${message} ${JSON.stringify(fields)}`),
+    },
     tls: async ({ name }) => ({ caPem: ca.caPem, ...(await ca.issue(name, [name])) }),
     ...overrides,
   };
@@ -87,4 +94,30 @@ test('a port that is taken stops the start, and the error names the rack', async
   const port = Number(new URL(running.endpoints.get('rack-a') ?? '').port);
   const { dataDir: _kept, ...rest } = await options({ racks: racks.slice(1).map((rack) => ({ ...rack, port })) });
   await assert.rejects(startAgents(rest), /rack-b did not start.*EADDRINUSE/);
+});
+
+test('an agent of real machines that are attested by token alone says so at its start', async () => {
+  const [rack] = racks.slice(0, 1);
+  assert.ok(rack);
+  const warningsWith = async (...capabilities: string[]): Promise<string[]> => {
+    const warnings: string[] = [];
+    const given = await options();
+    const openDrivers: AgentsOptions['openDrivers'] = async ({ nodes }, { clock, random, onError }) => {
+      const store = new MemoryRackStore(defaultRoom.historyLimit, false);
+      const simulated = new SimulatedRack({
+        ...{ nodes, room: defaultRoom, store, clock, random, progressIntervalMs: 1000, onError },
+      });
+      return { drivers: { ...simulatedDrivers(simulated), capabilities }, close: async () => {} };
+    };
+    const directory = mkdtempSync(join(dataDir, 'warned-'));
+    const log = { ...given.log, warn: (_fields: object, message: string) => void warnings.push(message) };
+    const running = await startAgents({ ...given, racks: [rack], dataDir: directory, openDrivers, log });
+    await running.close();
+    return warnings;
+  };
+  const [warning, ...more] = await warningsWith('hardware', 'attestation:Token');
+  assert.match(warning ?? '', /attested by token alone.*hardware\.attestation/);
+  assert.deepEqual(more, []);
+  assert.deepEqual(await warningsWith('hardware', 'attestation:Tpm'), []);
+  assert.deepEqual(await warningsWith('qemu', 'attestation:Token'), []);
 });

@@ -147,7 +147,9 @@ test('a machine that cannot boot what it is given asks again, and does not fall 
   for (const line of lines.slice(0, again)) assert.match(line, / \|\| goto again$/);
   assert.equal(lines.at(-1), 'chain --replace --autofree http://10.77.0.1:8080/boot.ipxe');
   assert.ok(
-    lines[0]?.startsWith(`kernel http://10.77.0.1:8080/boot/${bootId}/kernel initrd=initrd console=ttyS0 quiet panic=10 `),
+    lines[0]?.startsWith(
+      `kernel http://10.77.0.1:8080/boot/${bootId}/kernel initrd=initrd console=ttyS0 quiet panic=10 `,
+    ),
   );
 });
 

@@ -19,3 +19,16 @@ test('a node whose attestation fails is held, says why, is fenced, and has no ce
   assert.ok(ports?.filter(({ role }) => role === 'Data').every(({ domain }) => domain === 'quarantine'));
   await hall.stop();
 });
+
+test('whoever looks at an agent sees that its machines are attested by token alone', async () => {
+  const hall = new MachineHall({ r0: 'r0n0' });
+  hall.capabilities.push('attestation:Token');
+  hall.restartAgent('r0');
+  await hall.addAgents();
+  await hall.start();
+  const ready = (): { status: string; message: string } | undefined =>
+    hall.operator?.fleet.agents.getByKey('r0')?.status?.conditions?.find(({ type }) => type === 'Ready');
+  await hall.clock.runUntil(() => ready()?.status === 'True');
+  assert.match(ready()?.message ?? '', /attested by token alone/);
+  await hall.stop();
+});

@@ -47,6 +47,8 @@ export class MachineHall {
   readonly kube: MemoryKube;
   readonly agents: MemoryAgents;
   readonly racks = new Map<string, Rack>();
+  /** Of every agent that is started from now on, besides those of its drivers. */
+  readonly capabilities: string[] = [];
   readonly errors: unknown[] = [];
   readonly writes = new Map<string, number>();
   operator: Operator | undefined;
@@ -99,11 +101,12 @@ export class MachineHall {
   #core(name: string, nodes: readonly string[], rack: SimulatedRack, log: MemoryLog): AgentCore {
     const { clock, random } = this;
     const onError = (error: unknown): void => void this.errors.push(error);
+    const drivers = simulatedDrivers(rack);
     return new AgentCore({
       name,
       version: 'test',
       nodes,
-      drivers: simulatedDrivers(rack),
+      drivers: { ...drivers, capabilities: [...drivers.capabilities, ...this.capabilities] },
       log,
       clock,
       random,

@@ -28,6 +28,13 @@ export interface AttestationSettings {
 const path = { type: 'string', minLength: 1, maxLength: 4096 };
 const paths = { type: 'array', minItems: 1, maxItems: 64, items: path };
 
+/**
+ * What an agent says of itself, and people read in its status: by what a machine proves which system it booted.
+ * @param method absent: by the token of the boot alone, which whatever the machine booted can have read
+ */
+export const attestationCapability = (method: AttestationSettings['method'] | undefined): string =>
+  `attestation:${method ?? 'Token'}`;
+
 /** JSON schema of the section. */
 export const attestationSchema = {
   type: 'object',

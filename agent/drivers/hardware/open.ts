@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
 import { RackExporter } from '../../image/exporter.ts';
-import { openTpmAttestation } from '../boot/attestation-settings.ts';
+import { attestationCapability, openTpmAttestation } from '../boot/attestation-settings.ts';
 import { type BootServer, startBootServer } from '../boot/boot-server.ts';
 import { dnsmasqConfig } from '../boot/dnsmasq.ts';
 import { RackImages } from '../boot/images.ts';
@@ -283,7 +283,7 @@ class HardwareRack {
       ...{ power, fabric, images, vmm: vmmOf(hands) },
       capabilities: [
         ...['format:Raw', 'erase:Quick', 'erase:Full', 'hardware'],
-        ...(attestation === undefined ? [] : ['attestation:Tpm']),
+        attestationCapability(attestation?.method),
       ],
       onChange: (told) => {
         this.#listener = told;

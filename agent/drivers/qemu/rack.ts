@@ -10,6 +10,7 @@ import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
+import { attestationCapability } from '../boot/attestation-settings.ts';
 import { type BootServer, startBootServer } from '../boot/boot-server.ts';
 import { type Exporter, RackImages } from '../boot/images.ts';
 import type { TrustedImage, TrustedSide } from '../boot/trusted-boot.ts';
@@ -141,7 +142,7 @@ export async function openQemuRack(options: QemuRackOptions): Promise<QemuRack> 
       ...{ power, fabric, images, vmm: vmmOf(booted) },
       capabilities: [
         ...['format:Raw', 'erase:Quick', 'erase:Full', 'qemu'],
-        ...(options.hasTpms === true ? ['attestation:Tpm'] : []),
+        attestationCapability(options.hasTpms === true ? 'Tpm' : undefined),
       ],
       onChange(told) {
         listener = told;

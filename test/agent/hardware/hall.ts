@@ -139,6 +139,10 @@ export class Hall {
     this.#opened = undefined;
   }
 
+  get capabilities(): readonly string[] {
+    return this.#opened?.drivers.capabilities ?? [];
+  }
+
   get bmc(): RunningBmc {
     return this.#bmc;
   }

@@ -7,6 +7,7 @@ import { Hall } from './hall.ts';
 test('a machine behind BMC, switch and VMM channel goes from delivery to bare metal and back', async (t) => {
   const hall = await Hall.start(t);
   const { machine } = hall;
+  assert.ok(hall.capabilities.includes('attestation:Token'), 'what is not proven is said');
   await hall.until(
     'the machine is known',
     () => hall.seen().inventory.disks.length === 2 && hall.seen().power === 'Off',
