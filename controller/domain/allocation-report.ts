@@ -148,7 +148,10 @@ function stalledBecause(draft: Draft, sum: Tally, trouble: { code: string; messa
     );
   const orphan = sum.views.find((view) => view.state === 'Orphaned' && !view.claimed);
   if (orphan !== undefined) {
-    return yes('NodeOrphaned', `${orphan.name} lost its record while in use; adopt or end it (its spec.decision)`);
+    return yes(
+      'NodeOrphaned',
+      `${orphan.name} is in use, and whose is not certain; its status.message says why; adopt or end it (its spec.decision)`,
+    );
   }
   const held = sum.views.find((view) => view.state === 'Quarantined' || view.state === 'Orphaned');
   if (held !== undefined && held.failure === undefined) {

@@ -10,6 +10,7 @@
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNodeStatus } from '../api/types.generated.ts';
+import { adopt, adoptLost, isOfAnother } from './node-adoption.ts';
 import { type Conflict, findConflict, guestUnrecorded, showsGuest } from './node-conflicts.ts';
 import { keepPower } from './node-power.ts';
 import { failedBeforeUse, reclaim } from './node-reclaim.ts';
@@ -28,7 +29,7 @@ import {
   type RecordPatch,
   type Tenancy,
 } from './node-records.ts';
-import { type Decision, isHeld, restWrittenOff, wasRefused, writeOff } from './node-writeoff.ts';
+import { isHeld, restWrittenOff, wasRefused, writeOff } from './node-writeoff.ts';
 import { type IsolationTerms, type NodeState, type Step, tenancyPath } from './states.ts';
 
 /** Whether a clean certificate stands in the agent's log, younger than the last tenant boot (rule 3). */
@@ -176,7 +177,7 @@ function tenancy(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObserv
       `its allocation ${claim.allocation.namespace}/${claim.allocation.name} is gone; adopt the claim or end it`,
     );
   }
-  if (owner.allocationUid !== claim.allocation.uid) return adopt(input, status, owner);
+  if (owner.allocationUid !== claim.allocation.uid) return adopt(input, status, facts, owner);
   if (owner.role === 'Ending') {
     const neverStarted = status.lastError !== undefined && !guestMayHaveRun(facts, status);
     return endRecord(input, status, neverStarted ? failedBeforeUse : (owner.endReason ?? 'Released'), owner.erase);
@@ -189,7 +190,9 @@ function tenancy(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObserv
     );
   }
   if (owner.role === 'Replaced') return fenceReplaced(claim.epoch, facts, owner);
-  if (owner.updating && !owner.suspended && claim.revision !== owner.environment.revision)
+  // The agent opens a newer epoch for the allocation that it knows alone, so it first learns of one that took the node over.
+  const outdated = claim.revision !== owner.environment.revision;
+  if (owner.updating && !owner.suspended && outdated && !isOfAnother(facts, owner))
     return claimRecord(input, status, owner, 'Updated');
   return walkTenancy(input, status, facts, owner);
 }
@@ -206,75 +209,6 @@ function pending(
   if (drift) return putBack(drift, state, epoch);
   const message = 'what its allocation runs is not known: status of the allocation was lost';
   return { kind: 'rest', state, message };
-}
-
-/** An allocation of the same namespace, name and revision takes over a claim without a reboot. */
-function adopt(input: NodeInput, status: PhysicalNodeStatus, owner: Tenancy): NodeDecision {
-  const { claim } = status;
-  if (!claim) return { kind: 'rest', state: 'Enrolling' };
-  const sameTenant = owner.namespace === claim.allocation.namespace && owner.name === claim.allocation.name;
-  if (!sameTenant || owner.role !== 'Placed' || claim.revision !== owner.environment.revision) {
-    return held(
-      'Orphaned',
-      'AllocationMissing',
-      `its allocation ${claim.allocation.namespace}/${claim.allocation.name} (${claim.allocation.uid}) is gone; adopt the claim or end it`,
-    );
-  }
-  const patch: RecordPatch = {
-    message: null,
-    claim: { ...claim, allocation: { ...claim.allocation, uid: owner.allocationUid } },
-    ...(status.state === 'Orphaned' ? { state: 'Resident' as const, stateSince: input.nowIso } : {}),
-  };
-  return { kind: 'record', state: status.state ?? 'Resident', patch, why: 'Adopted' };
-}
-
-/** A person says that the guest, whose claim was lost here, is its allocation's: the claim is what the agent's log says. */
-function adoptLost(
-  input: NodeInput,
-  status: PhysicalNodeStatus,
-  { record }: NodeObservation,
-  conflict: Conflict,
-): NodeDecision | undefined {
-  const { decision } = input.node.spec ?? {};
-  const owner = input.tenancy;
-  const epoch = Math.max(status.epoch ?? 0, record.epoch);
-  if (conflict.state !== 'Orphaned' || decision?.action !== 'Adopt' || decision.epoch !== epoch) return undefined;
-  if (owner?.role !== 'Placed' || !isAdoptedBy(decision, record, owner)) return undefined;
-  if (record.revision === undefined || record.ended || record.epoch < epoch) return undefined;
-  const { namespace, name, allocationUid: uid, domain } = owner;
-  const patch: RecordPatch = {
-    state: 'Resident',
-    stateSince: input.nowIso,
-    message: null,
-    epoch,
-    claim: {
-      allocation: { namespace, name, uid },
-      epoch,
-      revision: record.revision,
-      domain,
-      started: record.guestStarted,
-      at: input.nowIso,
-    },
-    commitSent: record.commitSent ? { epoch, at: input.nowIso } : null,
-    ...identity(input),
-  };
-  const event = { type: 'Warning', reason: 'AdoptDecided' } as const;
-  return { kind: 'record', state: 'Resident', patch, why: 'AdoptedByPerson', event };
-}
-
-/**
- * Whether the allocation is the one that a decision Adopt gives the guest to: the one that the agent's log names, or, where a person
- * names another (the objects are those of another cluster, or were made anew), one at the very revision that runs.
- */
-export function isAdoptedBy(
-  decision: Decision,
-  record: NodeObservation['record'],
-  owner: { namespace: string; name: string; allocationUid: string; environment: { revision: string } },
-): boolean {
-  const named = decision.allocation;
-  if (named === undefined) return record.allocation === owner.allocationUid;
-  const isNamed = named.namespace === owner.namespace && named.name === owner.name;
-  return isNamed && record.revision === owner.environment.revision;
 }
 
 /** A failed node that others stand in for: its network is closed, its power and disks are left alone. */
@@ -385,8 +319,7 @@ function driftStep(facts: NodeObservation, owner: IsolationTerms, inUse: boolean
       role === 'Data' &&
       (state === 'Error' || (state === 'Ready' && (domain !== owner.domain || egress !== owner.egress))),
   );
-  const isOfAnother = facts.record.allocation !== undefined && facts.record.allocation !== owner.allocationUid;
-  if (!strayed && !isOfAnother) return undefined;
+  if (!strayed && !isOfAnother(facts, owner)) return undefined;
   return { verb: 'isolate', args: { domain: owner.domain, egress: owner.egress, allocation: owner.allocationUid } };
 }
 

@@ -21,7 +21,7 @@ import {
   type PlaceRequest,
   type PlaceResult,
 } from '../domain/allocation-draft.ts';
-import { isAdoptedBy } from '../domain/node-life.ts';
+import { isAdoptedBy } from '../domain/node-adoption.ts';
 import { revisionOf } from '../domain/revision.ts';
 import { addFinalizer, removeFinalizer } from '../kube/finalizers.ts';
 import { casPatchStatus } from '../kube/patch.ts';

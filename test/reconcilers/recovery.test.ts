@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { bitVisorAgents, computeEnvironments, nodeAllocations, physicalNodes } from '../../controller/api/meta.ts';
+import { bitVisorAgents, nodeAllocations, physicalNodes } from '../../controller/api/meta.ts';
 import type { BitVisorAgent, NodeAllocation, PhysicalNode } from '../../controller/api/types.generated.ts';
 import { MachineHall, testRoom } from '../support/machine-hall.ts';
 
@@ -10,8 +10,6 @@ const reason = (hall: MachineHall, name: string, type: string): string | undefin
   hall.seen(name)?.status?.conditions?.find((condition) => condition.type === type)?.reason;
 const truth = (hall: MachineHall, name: string, type: string): string | undefined =>
   hall.seen(name)?.status?.conditions?.find((condition) => condition.type === type)?.status;
-const settled = (hall: MachineHall, name: string): boolean =>
-  truth(hall, name, 'Reconciling') === 'False' && truth(hall, name, 'Ready') === 'True';
 const claimedNames = (hall: MachineHall): string[] =>
   hall.nodes().flatMap((node) => (node.status?.claim && !node.status.end ? [node.metadata.name] : []));
 const node = (hall: MachineHall, name: string): PhysicalNode | undefined =>
@@ -26,20 +24,9 @@ async function running(nodes: number, replicas: number, change = {}): Promise<Ma
   await hall.clock.runUntil(() => hall.inState('Available') === nodes);
   await hall.environment('rocky');
   await hall.allocation('job', 'rocky', replicas, change);
-  await hall.clock.runUntil(() => settled(hall, 'job'));
+  await hall.clock.runUntil(() => hall.settled('job'));
   return hall;
 }
-
-const newImage = (hall: MachineHall): Promise<unknown> => {
-  const url = 'https://images.example/new.raw';
-  const image = { url, size: '8Gi', format: 'Raw', sha256: hall.digestOf(url) };
-  return hall.kube.patch(
-    computeEnvironments,
-    { namespace: 'cfd', name: 'rocky' },
-    { spec: { image } },
-    { type: 'merge' },
-  );
-};
 
 const loseAllocationStatus = (hall: MachineHall): Promise<unknown> => {
   const status = Object.fromEntries(Object.keys(hall.seen('job')?.status ?? {}).map((key) => [key, null]));
@@ -56,7 +43,7 @@ test('a decision from the first days of a node does not act again when its statu
   await hall.clock.runUntil(() => hall.inState('Available') === 1);
   await hall.environment('rocky');
   await hall.allocation('job', 'rocky', 1);
-  await hall.clock.runUntil(() => settled(hall, 'job'));
+  await hall.clock.runUntil(() => hall.settled('job'));
   const wiped = hall.history('r0n0', 'wiped');
   await hall.forgetStatus('r0n0');
   await hall.clock.advance(24 * hour);
@@ -68,7 +55,7 @@ test('a decision from the first days of a node does not act again when its statu
 test('status of an allocation lost: what runs goes on, also when the environment has changed meanwhile', async () => {
   const hall = await running(3, 2);
   const names = claimedNames(hall);
-  await newImage(hall);
+  await hall.newImage('rocky');
   await hall.clock.runUntil(() => truth(hall, 'job', 'UpdateAvailable') === 'True');
   await loseAllocationStatus(hall);
   await hall.clock.runUntil(() => reason(hall, 'job', 'Accepted') === 'DefinitionLost');
@@ -86,7 +73,7 @@ test('status of an allocation lost: a port that strays meanwhile is put back, an
   const [name = ''] = claimedNames(hall);
   const rack = hall.racks.get('r0')?.rack;
   assert.ok(rack);
-  await newImage(hall);
+  await hall.newImage('rocky');
   await hall.clock.runUntil(() => truth(hall, 'job', 'UpdateAvailable') === 'True');
   await loseAllocationStatus(hall);
   await hall.clock.runUntil(() => reason(hall, 'job', 'Accepted') === 'DefinitionLost');
@@ -108,7 +95,7 @@ test('status of an allocation lost with its environment unchanged: it heals by i
   const hall = await running(3, 2);
   const names = claimedNames(hall);
   await loseAllocationStatus(hall);
-  await hall.clock.runUntil(() => settled(hall, 'job'));
+  await hall.clock.runUntil(() => hall.settled('job'));
   assert.deepEqual(claimedNames(hall), names);
   assert.deepEqual(counts(hall, names, 'imaged'), [1, 1]);
   await hall.stop();
@@ -118,7 +105,7 @@ test('an update that fails before the new guest starts takes no node from its te
   const hall = await running(3, 1);
   const [name = ''] = claimedNames(hall);
   const wiped = hall.history(name, 'wiped');
-  await newImage(hall);
+  await hall.newImage('rocky');
   await hall.clock.runUntil(() => truth(hall, 'job', 'UpdateAvailable') === 'True');
   await hall.edit('job', { spec: { update: { revision: hall.seen('job')?.status?.updateRevision } } });
   const until = hall.clock.monotonic() + 4 * hour;
@@ -142,7 +129,7 @@ test('Adopt gives a node whose record was lost back to its allocation, with noth
   assert.equal(reason(hall, 'job', 'Stalled'), 'NodeOrphaned');
   const epoch = Number(/must name epoch (\d+)/.exec(node(hall, name)?.status?.message ?? '')?.[1]);
   await hall.decide(name, { spec: { decision: { action: 'Adopt', epoch, reason: 'restored a backup' } } });
-  await hall.clock.runUntil(() => settled(hall, 'job') && hall.inState('BareMetal') === 2);
+  await hall.clock.runUntil(() => hall.settled('job') && hall.inState('BareMetal') === 2);
   await hall.clock.advance(hour);
   assert.deepEqual(claimedNames(hall), names);
   assert.deepEqual(counts(hall, names, 'imaged'), [1, 1]);
@@ -168,7 +155,7 @@ test('another cluster: Adopt gives a running guest to the allocation that a pers
   await hall.clock.advance(hour);
   assert.equal(hall.inState('Orphaned'), 2);
   for (const name of names) await adopt(name, { namespace: 'cfd', name: 'job' });
-  await hall.clock.runUntil(() => settled(hall, 'job') && hall.inState('BareMetal') === 2);
+  await hall.clock.runUntil(() => hall.settled('job') && hall.inState('BareMetal') === 2);
   await hall.edit('job', { spec: { suspend: false } });
   await hall.clock.advance(hour);
   assert.deepEqual(claimedNames(hall), names);
@@ -193,7 +180,7 @@ test('a node whose object was deleted by force comes back orphaned, and Adopt re
   await hall.clock.advance(hour);
   assert.equal(hall.inState('Orphaned'), 1);
   await hall.edit('job', { spec: { replicas: 3 } });
-  await hall.clock.runUntil(() => settled(hall, 'job') && hall.inState('BareMetal') === 3);
+  await hall.clock.runUntil(() => hall.settled('job') && hall.inState('BareMetal') === 3);
   assert.equal(hall.history(name, 'imaged'), 1);
   await hall.stop();
 });
@@ -231,7 +218,7 @@ test('Replace: a node that failed in use is fenced with its disk kept, others st
   assert.ok(rack && machine);
   for (const disk of machine.disks) if (disk.map) disk.map.state = 'Invalid';
   rack.reset(machine);
-  await hall.clock.runUntil(() => hall.seen('job')?.status?.replaced === name && settled(hall, 'job'));
+  await hall.clock.runUntil(() => hall.seen('job')?.status?.replaced === name && hall.settled('job'));
   await hall.clock.advance(hour);
   assert.equal(node(hall, name)?.status?.state, 'Quarantined');
   assert.deepEqual(
@@ -272,7 +259,7 @@ test('an expired allocation lets no update begin in its grace, and a suspended o
   const hall = await running(2, 1, { reclaim: { erase: 'Quick', gracePeriod: '1h' } });
   const [name = ''] = claimedNames(hall);
   await hall.edit('job', { spec: { suspend: true } });
-  await newImage(hall);
+  await hall.newImage('rocky');
   await hall.clock.runUntil(() => truth(hall, 'job', 'UpdateAvailable') === 'True');
   await hall.edit('job', { spec: { update: { revision: hall.seen('job')?.status?.updateRevision } } });
   await hall.clock.advance(hour);
@@ -292,7 +279,7 @@ test('a name taken again while the old nodes are on their way back gets nodes of
   await hall.kube.delete(nodeAllocations, { namespace: 'cfd', name: 'job' });
   await hall.clock.runUntil(() => hall.seen('job') === undefined);
   const made: NodeAllocation = await hall.allocation('job', 'rocky', 2);
-  await hall.clock.runUntil(() => settled(hall, 'job') && hall.inState('Available') === 2);
+  await hall.clock.runUntil(() => hall.settled('job') && hall.inState('Available') === 2);
   assert.ok(claimedNames(hall).every((name) => !names.includes(name)));
   assert.equal(hall.seen('job')?.metadata.uid, made.metadata.uid);
   await hall.stop();
@@ -311,24 +298,6 @@ test('a way out that somebody opened at the switch of a running node is closed a
     rack.machine(name).ports.every((port) => port.role !== 'Data' || port.egress === 'None'),
   );
   assert.deepEqual(counts(hall, [name], 'power'), before);
-  await hall.stop();
-});
-
-test('a claim that is taken over before its guest was started goes on under its new owner', async () => {
-  const hall = new MachineHall({ r0: 'r0n0' }, testRoom);
-  await hall.addAgents();
-  await hall.start();
-  await hall.clock.runUntil(() => hall.inState('Available') === 1);
-  await hall.environment('rocky');
-  const isolation = { egress: 'None', group: 'project' } as const;
-  await hall.allocation('job', 'rocky', 1, { isolation, deletionPolicy: 'Retain' });
-  await hall.clock.runUntil(() => claimedNames(hall).length === 1 && hall.history('r0n0', 'port') > 0);
-  await hall.kube.delete(nodeAllocations, { namespace: 'cfd', name: 'job' });
-  await hall.clock.runUntil(() => hall.seen('job') === undefined);
-  assert.equal(hall.history('r0n0', 'guest'), 0, 'the guest must not have been started for this test');
-  await hall.allocation('job', 'rocky', 1, { isolation });
-  await hall.clock.runUntil(() => settled(hall, 'job'));
-  assert.equal(hall.history('r0n0', 'imaged'), 1);
   await hall.stop();
 });
 
@@ -380,20 +349,5 @@ test('a port that strayed is put back also when the switch fails at first', asyn
   assert.ok(rack?.faults.inject('fabricDefaults', { node: 'r0n0' }));
   assert.notEqual(domain(), own);
   await hall.clock.runUntil(() => domain() === own && moves() > before, hour);
-  await hall.stop();
-});
-
-test('an allocation of a group that took over running nodes can have them re-imaged when it asks for an update', async () => {
-  const isolation = { egress: 'None', group: 'project' } as const;
-  const hall = await running(1, 1, { isolation, deletionPolicy: 'Retain' });
-  await hall.kube.delete(nodeAllocations, { namespace: 'cfd', name: 'job' });
-  await hall.clock.runUntil(() => hall.inState('Orphaned') === 1);
-  await hall.allocation('job', 'rocky', 1, { isolation });
-  await hall.clock.runUntil(() => settled(hall, 'job') && hall.inState('BareMetal') === 1);
-  assert.equal(hall.history('r0n0', 'imaged'), 1);
-  await newImage(hall);
-  await hall.clock.runUntil(() => hall.seen('job')?.status?.updateRevision !== undefined);
-  await hall.edit('job', { spec: { update: { revision: hall.seen('job')?.status?.updateRevision } } });
-  await hall.clock.runUntil(() => hall.history('r0n0', 'imaged') === 2 && settled(hall, 'job'));
   await hall.stop();
 });

@@ -285,6 +285,20 @@ export class MachineHall {
     return this.operator?.fleet.allocations.getByKey(`cfd/${name}`);
   }
 
+  /** Whether the allocation is Ready and nothing is left to do. */
+  settled(name: string): boolean {
+    const is = (type: string): string | undefined =>
+      this.seen(name)?.status?.conditions?.find((condition) => condition.type === type)?.status;
+    return is('Reconciling') === 'False' && is('Ready') === 'True';
+  }
+
+  /** The environment gets another image, and with it another revision. */
+  newImage(name: string): Promise<ComputeEnvironment> {
+    const url = 'https://images.example/new.raw';
+    const image = { url, size: '8Gi', format: 'Raw', sha256: sha(url) };
+    return this.kube.patch(computeEnvironments, { namespace: 'cfd', name }, { spec: { image } }, { type: 'merge' });
+  }
+
   inState(state: string): number {
     return this.nodes().filter((node) => node.status?.state === state).length;
   }

@@ -205,7 +205,11 @@ const tenancy: readonly Mutant[] = [
     rules: [2, 8],
     faults: ['fabric.fabricDefaults'],
     edits: [
-      edit(life, '  if (!strayed && !isOfAnother) return undefined;', '  if (facts !== undefined) return undefined;'),
+      edit(
+        life,
+        '  if (!strayed && !isOfAnother(facts, owner)) return undefined;',
+        '  if (facts !== undefined) return undefined;',
+      ),
     ],
   },
   {
@@ -215,7 +219,7 @@ const tenancy: readonly Mutant[] = [
     faults: ['people.allocationForced'],
     edits: [
       edit(
-        life,
+        'controller/domain/node-adoption.ts',
         "if (!sameTenant || owner.role !== 'Placed' || claim.revision !== owner.environment.revision) {",
         "if (!sameTenant || owner.role !== 'Placed') {",
       ),

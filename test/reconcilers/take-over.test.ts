@@ -1,0 +1,98 @@
+/**
+ * An allocation takes over what another one of its name left, however far the agent had come with what that one asked for.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { nodeAllocations } from '../../controller/api/meta.ts';
+import type { NodeAllocation } from '../../controller/api/types.generated.ts';
+import { MachineHall } from '../support/machine-hall.ts';
+
+const hour = 3_600_000;
+const isolation = { egress: 'None', group: 'project' } as const;
+
+async function withNode(): Promise<MachineHall> {
+  const hall = new MachineHall({ r0: 'r0n0' });
+  await hall.addAgents();
+  await hall.start();
+  await hall.clock.runUntil(() => hall.inState('Available') === 1);
+  await hall.environment('rocky');
+  return hall;
+}
+
+async function running(change: Partial<NodeAllocation['spec']>): Promise<MachineHall> {
+  const hall = await withNode();
+  await hall.allocation('job', 'rocky', 1, { deletionPolicy: 'Retain', ...change });
+  await hall.clock.runUntil(() => hall.settled('job'));
+  return hall;
+}
+
+const claimOf = (hall: MachineHall) => hall.nodes()[0]?.status?.claim;
+const retain = (hall: MachineHall): Promise<unknown> =>
+  hall.kube.delete(nodeAllocations, { namespace: 'cfd', name: 'job' });
+
+async function askForUpdate(hall: MachineHall): Promise<string | undefined> {
+  await hall.newImage('rocky');
+  await hall.clock.runUntil(() => hall.seen('job')?.status?.updateRevision !== undefined);
+  const revision = hall.seen('job')?.status?.updateRevision;
+  await hall.edit('job', { spec: { update: { revision } } });
+  return revision;
+}
+
+test('a claim that is taken over before its guest was started goes on under its new owner', async () => {
+  const hall = await withNode();
+  await hall.allocation('job', 'rocky', 1, { isolation, deletionPolicy: 'Retain' });
+  await hall.clock.runUntil(() => claimOf(hall) !== undefined && hall.history('r0n0', 'port') > 0);
+  await retain(hall);
+  await hall.clock.runUntil(() => hall.seen('job') === undefined);
+  assert.equal(hall.history('r0n0', 'guest'), 0, 'the guest must not have been started for this test');
+  await hall.allocation('job', 'rocky', 1, { isolation });
+  await hall.clock.runUntil(() => hall.settled('job'));
+  assert.equal(hall.history('r0n0', 'imaged'), 1);
+  await hall.stop();
+});
+
+test('an allocation of a group that took over running nodes can have them re-imaged when it asks for an update', async () => {
+  const hall = await running({ isolation });
+  await retain(hall);
+  await hall.clock.runUntil(() => hall.inState('Orphaned') === 1);
+  await hall.allocation('job', 'rocky', 1, { isolation });
+  await hall.clock.runUntil(() => hall.settled('job') && hall.inState('BareMetal') === 1);
+  assert.equal(hall.history('r0n0', 'imaged'), 1);
+  await askForUpdate(hall);
+  await hall.clock.runUntil(() => hall.history('r0n0', 'imaged') === 2 && hall.settled('job'));
+  await hall.stop();
+});
+
+test('a claim that is taken over before the agent could begin its update is re-imaged under the new owner', async () => {
+  const hall = await running({ devirtualize: 'Never' });
+  const faults = hall.racks.get('r0')?.rack.faults;
+  // What is pending at the switch makes the agent refuse a newer epoch.
+  faults?.inject('fabricLate', { node: 'r0n0', lastsMs: 600_000 });
+  assert.ok(faults?.inject('fabricDefaults', { node: 'r0n0' }));
+  const epoch = claimOf(hall)?.epoch ?? 0;
+  await askForUpdate(hall);
+  await hall.clock.runUntil(() => claimOf(hall)?.epoch === epoch + 1);
+  await retain(hall);
+  await hall.clock.runUntil(() => hall.inState('Orphaned') === 1);
+  assert.equal(hall.operator?.fleet.factsOf('r0n0')?.record.epoch, epoch, 'the agent must not know of the update yet');
+  await hall.allocation('job', 'rocky', 1, { devirtualize: 'Never' });
+  await hall.clock.runUntil(() => hall.settled('job'), hour);
+  assert.equal(claimOf(hall)?.allocation.uid, hall.seen('job')?.metadata.uid);
+  assert.equal(hall.history('r0n0', 'imaged'), 2);
+  await hall.stop();
+});
+
+test('an allocation that took nodes over and asks for an update before the agent heard of it gets the update', async () => {
+  const hall = await running({ isolation });
+  await retain(hall);
+  await hall.clock.runUntil(() => hall.inState('Orphaned') === 1);
+  const owner = claimOf(hall)?.allocation.uid;
+  await hall.allocation('job', 'rocky', 1, { isolation });
+  await hall.clock.runUntil(() => claimOf(hall)?.allocation.uid !== owner);
+  hall.agents.detach('r0');
+  const revision = await askForUpdate(hall);
+  await hall.clock.runUntil(() => hall.seen('job')?.status?.revision === revision);
+  hall.restartAgent('r0');
+  await hall.clock.runUntil(() => hall.history('r0n0', 'imaged') === 2 && hall.settled('job'), hour);
+  await hall.stop();
+});
