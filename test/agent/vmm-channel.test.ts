@@ -3,6 +3,7 @@
  * their last words.
  */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { type Duplex, duplexPair } from 'node:stream';
 import { test } from 'node:test';
@@ -352,3 +353,50 @@ test('a stranger, a recording and an earlier boot get nowhere', async () => {
   assert.equal(channels.read('n0').connected, false);
   assert.deepEqual(machine.seen, ['start e-17']);
 });
+
+test('a VMM that sends without a pause is read at a pace, and its newest word arrives', async () => {
+  const clock = new VirtualClock();
+  let changes = 0;
+  const channels = new VmmChannels({ clock, random: seededRandom(9), onChange: () => void changes++ });
+  const key = channels.expect('n0', plan);
+  const [vmmEnd, agentEnd] = duplexPair();
+  channels.accept(agentEnd);
+  const hello: Message = {
+    ...{ kind: 'Hello', version: 1, nonce: vmmNonce, epoch: plan.epoch, preparedToken: Buffer.alloc(16) },
+    bootId: key.bootId,
+  };
+  vmmEnd.write(encodeFrame(key.key, 0n, encode(hello)));
+  const reader = new FrameReader(key.key);
+  const [welcome] = (await once(vmmEnd, 'data')) as [Buffer];
+  reader.push(welcome);
+  const frame = reader.next();
+  const answer = frame === undefined ? undefined : decode(frame);
+  assert.ok(answer?.kind === 'Welcome');
+  const { toAgent } = connectionKeys(key.key, vmmNonce, answer.nonce);
+  vmmEnd.resume();
+  const count = 5_000;
+  let written = 0;
+  const flood = (): void => {
+    while (written < count) {
+      written++;
+      const said = encodeFrame(toAgent, BigInt(written), encode({ ...installed, starts: written }));
+      if (!vmmEnd.write(said)) return void vmmEnd.once('drain', flood);
+    }
+  };
+  flood();
+  await settled();
+  assert.ok(changes > 0 && changes < 2_000, `${changes} words in the first second`);
+  const first = changes;
+  await clock.advance(1_000);
+  await settled();
+  assert.ok(changes > first && changes < 2 * 2_000, `${changes} words in two seconds`);
+  await clock.advance(14_000);
+  assert.equal(channels.read('n0').status?.starts, count);
+  assert.equal(channels.read('n0').connected, true);
+  channels.forget('n0');
+});
+
+/** Streams hand on what they hold in ticks of their own. */
+async function settled(): Promise<void> {
+  for (let turn = 0; turn < 500; turn++) await new Promise((resolve) => setImmediate(resolve));
+}

@@ -33,6 +33,8 @@ export interface NodeTimes extends DepartureTimes {
   /** From COMMIT until its outcome is called uncertain. */
   readonly commitMs: number;
   readonly lookMs: number;
+  /** Between two looks at what a VMM says. */
+  readonly newsMs: number;
 }
 
 export interface HardwareNodeOptions {

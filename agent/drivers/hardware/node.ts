@@ -9,12 +9,12 @@
  *    then on the plan says Keep.
  * 3. "Commit sent" and its token are stored before COMMIT. A VMM that was sent one is absent only once that was seen from outside
  *    (departure.ts), after the machine went off, or after it booted anew; until then it is Resident or Unknown.
- * 4. What is known belongs to one start of the machine. An agent that starts again knows it, and the VMM of it, again.
+ * 4. What a VMM says is hostile: however much it says, it is stored and told at most once in a while, but that it has begun at once.
+ * 5. What is known belongs to one start of the machine. An agent that starts again knows it, and the VMM of it, again.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import type { Failure } from '../../../controller/api/protocol.generated.ts';
-import type { Clock } from '../../../controller/runtime/clock.ts';
 import type { BootAnswer, BootFile, BootHandler } from '../boot/boot-server.ts';
 import { readJsonFile, writeJsonFile } from '../boot/files.ts';
 import { plannedWrites } from '../boot/planned-writes.ts';
@@ -27,9 +27,11 @@ import { channelFailure, channelPlan, channelRate, failureOf, hasBegun, tellsMor
 import type { Evidence } from './departure.ts';
 import { DepartureWatch } from './departure-watch.ts';
 import { type Boot, channelBoot, type Kept, keptPlan, nothingKept, planIn, type VmmBoot } from './kept.ts';
+import { News } from './news.ts';
 import type { HardwareNodeOptions } from './node-options.ts';
 import { type Failed, readingOf } from './reading.ts';
 import { vmmScript } from './vmm-files.ts';
+import { within } from './within.ts';
 
 /** An Off that a BMC showed before it noticed the start is not the end of it. */
 const freshOffMs = 120_000;
@@ -45,6 +47,7 @@ export class HardwareNode implements BootHandler, VmmHand {
   #wasOn = true;
   #bootedAt: number;
   readonly #departure: DepartureWatch;
+  readonly #news: News;
   #cancelCommit = (): void => {};
   #tail: Promise<unknown> = Promise.resolve();
   #isClosed = false;
@@ -58,6 +61,10 @@ export class HardwareNode implements BootHandler, VmmHand {
       ...{ clock, times: options.times, onError: options.onError, answers: () => options.surroundings.answers() },
       evidence: () => this.#evidence(),
       onLeft: () => this.#left(),
+    });
+    this.#news = new News({
+      ...{ clock, pauseMs: options.times.newsMs, onError: options.onError },
+      take: () => this.#takeNews(),
     });
     const { boot } = this.#kept;
     if (boot.kind !== 'Vmm' || boot.hasLeft) return;
@@ -94,6 +101,8 @@ export class HardwareNode implements BootHandler, VmmHand {
   /** The boot that was is over. */
   #begin(boot: Boot): void {
     const { channels, trusted, name, clock } = this.#options;
+    // Such as that it failed: the last words of a start are news of that start.
+    this.#news.end();
     const { begun, boot: before } = this.#kept;
     const wasTrusted = this.#trustedBootId !== undefined;
     this.#trustedBootId = undefined;
@@ -224,11 +233,20 @@ export class HardwareNode implements BootHandler, VmmHand {
   }
 
   channelChanged(): void {
+    const { boot, begun } = this.#kept;
+    if (boot.kind !== 'Vmm' || this.#isClosed) return;
+    this.#departure.heard();
+    const { status } = this.#options.channels.read(this.#options.name);
+    const begins = status !== undefined && hasBegun(status) && begun?.status !== 'Begun';
+    if (begins) this.#news.takeNow();
+    else this.#news.came();
+  }
+
+  #takeNews(): void {
     const { channels, name } = this.#options;
     const { boot, begun, starts } = this.#kept;
     if (boot.kind !== 'Vmm' || this.#isClosed) return;
     const { status, failure, connected, refusal } = channels.read(name);
-    this.#departure.heard();
     if (status !== undefined && hasBegun(status)) {
       const count = Math.max(status.starts, starts.epoch === boot.epoch ? starts.count : 0);
       const isNew = begun?.status !== 'Begun' || starts.epoch !== boot.epoch || starts.count !== count;
@@ -374,17 +392,9 @@ export class HardwareNode implements BootHandler, VmmHand {
     const { trusted, channels, name } = this.#options;
     this.#isClosed = true;
     this.#departure.stop();
+    this.#news.stop();
     this.#cancelCommit();
     trusted.end(name);
     channels.forget(name);
   }
-}
-
-function within<Value>(clock: Clock, limitMs: number, work: Promise<Value>): Promise<Value> {
-  return new Promise((resolve, reject) => {
-    const cancel = clock.setTimer(limitMs, () =>
-      reject(new Error(`the hypervisor did not answer within ${limitMs / 1000} s`)),
-    );
-    work.then(resolve, reject).finally(cancel);
-  });
 }

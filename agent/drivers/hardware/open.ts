@@ -66,7 +66,10 @@ export interface OpenedHardware {
 
 type Closable<Part> = Part & { close(): Promise<void> };
 
-const defaultTimes: NodeTimes = { ...departureTimes, prepareMs: 60_000, commitMs: 240_000, lookMs: 500 };
+const defaultTimes: NodeTimes = {
+  ...departureTimes,
+  ...{ prepareMs: 60_000, commitMs: 240_000, lookMs: 500, newsMs: 1_000 },
+};
 const pluginTimeoutMs = 15_000;
 const mostConnections = 1024;
 

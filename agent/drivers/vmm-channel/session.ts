@@ -4,6 +4,7 @@
  * Invariants:
  * 1. `onMessage` sees what the other end sent, whole and in order; after `onEnd`, which comes once, it sees nothing.
  * 2. A stream that breaks the protocol, or is silent for too long, is destroyed.
+ * 3. An end that sends without a pause is read no faster than it has a right to: it waits, nobody else does.
  */
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../../../controller/runtime/clock.ts';
@@ -12,6 +13,9 @@ import { decode, encode, type Message } from './messages.ts';
 
 /** STATUS comes at least every 5 s. */
 const silenceMs = 15_000;
+/** Bytes that are read in a second; a VMM sends a STATUS of less than a hundred when something changes. */
+const bytesPerSecond = 65_536;
+const secondMs = 1_000;
 
 export interface SessionOptions {
   readonly stream: Duplex;
@@ -30,11 +34,17 @@ export class Session {
   #sequence = 0n;
   #isOver = false;
   #cancelSilence: () => void = () => {};
+  #cancelRest: () => void = () => {};
+  #secondFrom = Number.NEGATIVE_INFINITY;
+  #bytesInSecond = 0;
 
   constructor(options: SessionOptions) {
     this.#options = options;
     const { stream } = options;
-    stream.on('data', (chunk: Buffer) => this.#take(chunk));
+    stream.on('data', (chunk: Buffer) => {
+      if (options.side === 'Agent') this.#rest(chunk.length);
+      this.#take(chunk);
+    });
     stream.on('error', (error: Error) => this.end(error.message));
     stream.on('close', () => this.end('the connection closed'));
     this.#watchSilence();
@@ -66,8 +76,23 @@ export class Session {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#cancelSilence();
+    this.#cancelRest();
     this.#options.stream.destroy();
     this.#options.onEnd(reason);
+  }
+
+  /** Reads on in the next second when this one has its bytes. */
+  #rest(bytes: number): void {
+    const { stream, clock } = this.#options;
+    const now = clock.monotonic();
+    if (now - this.#secondFrom >= secondMs) {
+      this.#secondFrom = now;
+      this.#bytesInSecond = 0;
+    }
+    this.#bytesInSecond += bytes;
+    if (this.#bytesInSecond < bytesPerSecond || stream.isPaused()) return;
+    stream.pause();
+    this.#cancelRest = clock.setTimer(this.#secondFrom + secondMs - now, () => stream.resume());
   }
 
   #take(chunk: Buffer): void {
