@@ -3,7 +3,8 @@
  *
  * Invariants:
  * 1. A ConfigMap is written when its text differs from what this process last wrote or read; at rest nothing is written.
- * 2. They are owned by the allocation and go with it; one that bears the name and is not the allocation's is left alone.
+ * 2. They are owned by the allocation and go with it; one that bears the name and is not the allocation's, nor of an earlier one
+ *    of its name, is left alone: neither written nor deleted.
  */
 import { createHash } from 'node:crypto';
 import { apiGroup, apiVersion, configMaps, nodeAllocations } from '../api/meta.ts';
@@ -62,7 +63,7 @@ export class MachineFileWriter {
       hashes.push(hash);
     }
     for (let part = parts.length; part < (known?.hashes.length ?? 0); part++)
-      await this.#drop(namespace, partName(name, part));
+      await this.#drop(allocation, partName(name, part));
     this.#written.set(uid, { seen, hashes });
   }
 
@@ -93,10 +94,7 @@ export class MachineFileWriter {
       if (!(error instanceof KubeError) || error.reason !== 'AlreadyExists') throw error;
     }
     const present = await this.#client.get<ConfigMap>(configMaps, { namespace, name });
-    const ours = present.metadata.ownerReferences?.some(
-      (reference) => reference.uid === uid || reference.kind === owner.kind,
-    );
-    if (!ours || JSON.stringify(present.data) === JSON.stringify(data)) return;
+    if (!isOf(allocation, present) || JSON.stringify(present.data) === JSON.stringify(data)) return;
     const { uid: presentUid, resourceVersion } = present.metadata;
     await this.#client.patch(
       configMaps,
@@ -106,13 +104,29 @@ export class MachineFileWriter {
     );
   }
 
-  async #drop(namespace: string, name: string): Promise<void> {
+  async #drop(allocation: NodeAllocation, name: string): Promise<void> {
+    const { namespace = '' } = allocation.metadata;
     try {
-      await this.#client.delete(configMaps, { namespace, name });
+      const present = await this.#client.get<ConfigMap>(configMaps, { namespace, name });
+      if (!isOf(allocation, present)) return;
+      const { uid, resourceVersion } = present.metadata;
+      await this.#client.delete(
+        configMaps,
+        { namespace, name },
+        { ...(uid ? { uid } : {}), ...(resourceVersion ? { resourceVersion } : {}) },
+      );
     } catch (error) {
       if (!(error instanceof KubeError) || error.reason !== 'NotFound') throw error;
     }
   }
 }
+
+/** An allocation that was made again under its name has another uid. */
+const isOf = ({ metadata: { name, uid } }: NodeAllocation, { metadata }: ConfigMap): boolean =>
+  metadata.ownerReferences?.some(
+    (owner) =>
+      owner.uid === uid ||
+      (owner.kind === nodeAllocations.kind && owner.apiVersion.startsWith(`${apiGroup}/`) && owner.name === name),
+  ) === true;
 
 const partName = (allocation: string, part: number): string => `${allocation}-machines-${part}`;
