@@ -2,7 +2,7 @@
  * An image behind http:// or https://, read by ranges over connections that are kept.
  *
  * Invariants:
- * 1. Redirects are followed by hand, a few of them, never from https to http.
+ * 1. Redirects are followed by hand, a few of them, never from https to http, and only to where the image's own address might lead.
  * 2. Every wait has a limit, and no more bytes are taken than were asked for.
  * 3. A part is taken from a 206 that names exactly this part of a file of the known size; from a 200 only where the whole file is read
  *    from its start.
@@ -63,14 +63,22 @@ function checkedUrl(url: URL): URL {
   return url;
 }
 
+/** Why an address is not asked, as the end of a sentence; nothing: it may be. */
+export type AddressFault = (url: URL) => string | undefined;
+
 export class HttpOrigin implements Origin {
   readonly #url: URL;
   readonly #dispatcher: Dispatcher;
+  readonly #faultOf: AddressFault;
 
-  /** @throws OriginError for an address that is refused */
-  constructor(url: URL, dispatcher: Dispatcher) {
+  /**
+   * @param fault asked about the target of each redirect; absent: every server may be asked
+   * @throws OriginError for an address that is refused
+   */
+  constructor(url: URL, dispatcher: Dispatcher, fault: AddressFault = () => undefined) {
     this.#url = checkedUrl(url);
     this.#dispatcher = dispatcher;
+    this.#faultOf = fault;
   }
 
   /** Without its query, which may hold a signature. */
@@ -85,7 +93,7 @@ export class HttpOrigin implements Origin {
   beside(suffix: string): Origin {
     const url = new URL(this.#url);
     url.pathname += suffix;
-    return new HttpOrigin(url, this.#dispatcher);
+    return new HttpOrigin(url, this.#dispatcher, this.#faultOf);
   }
 
   async probe(signal: AbortSignal): Promise<OriginFacts> {
@@ -168,7 +176,9 @@ export class HttpOrigin implements Origin {
     if (from.protocol === 'https:' && to.protocol !== 'https:') {
       throw new OriginError('Refused', `${this.address} redirects from https to ${to.protocol}//${to.host}`);
     }
-    return checkedUrl(to);
+    const fault = this.#faultOf(checkedUrl(to));
+    if (fault === undefined) return to;
+    throw new OriginError('Refused', `${this.address} redirects to ${to.origin}${to.pathname}: ${fault}`);
   }
 
   async #request(url: URL, range: string, signal: AbortSignal): Promise<Dispatcher.ResponseData> {

@@ -2,7 +2,7 @@
  * From what stands in an environment's `image.url` to an origin, within what the rack's administrator allows.
  *
  * Invariant: an address comes from a tenant and this process reaches networks that the tenant does not. What is not allowed is refused before
- * the first byte is asked for; a redirect is judged by whom it comes from, since only an allowed server can send one.
+ * the first byte is asked for; the target of a redirect is judged as the address is: a tenant may have a word in what an allowed server sends.
  */
 import type { Dispatcher } from 'undici';
 import { FileOrigin, type Origin, OriginError, pathOfFileUrl } from './origin.ts';
@@ -11,7 +11,7 @@ import { HttpOrigin } from './origin-http.ts';
 export interface OriginPolicy {
   /** Directories that file:// addresses may name files in; none when absent. */
   readonly directories?: readonly string[];
-  /** What an http(s):// address must begin with, such as "https://images.example/"; absent: any server. */
+  /** What an http(s):// address, and each one that it redirects to, must begin with, such as "https://images.example/"; absent: any server. */
   readonly prefixes?: readonly string[];
 }
 
@@ -26,13 +26,13 @@ export function originOf(address: string, policy: OriginPolicy, dispatcher: Disp
     return new FileOrigin(path, policy.directories ?? []);
   }
   const { prefixes } = policy;
-  if (prefixes !== undefined && !prefixes.some((prefix) => isBelow(url, prefix))) {
-    throw new OriginError(
-      'Refused',
-      `${url.origin}${url.pathname}: this rack takes images from ${prefixes.join(', ')} only`,
-    );
-  }
-  return new HttpOrigin(url, dispatcher);
+  const faultOf = (asked: URL): string | undefined =>
+    prefixes === undefined || prefixes.some((prefix) => isBelow(asked, prefix))
+      ? undefined
+      : `this rack takes images from ${prefixes.join(', ')} only`;
+  const fault = faultOf(url);
+  if (fault !== undefined) throw new OriginError('Refused', `${url.origin}${url.pathname}: ${fault}`);
+  return new HttpOrigin(url, dispatcher, faultOf);
 }
 
 /** By server and path, not by characters: "https://images.example" is no prefix of https://images.example.org, nor "/public" of /public-not. */

@@ -1,6 +1,9 @@
 /** Origins that are away, lie, redirect, know no ranges, or are not allowed. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { symlink, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { ImageError, type ImageSpec } from '../../../agent/image/acquire.ts';
@@ -158,6 +161,42 @@ test('redirects are followed, files are read by path, and prefixes hold', async 
     format: 'Raw',
   });
   assert.ok((await readWhole(local)).equals(other));
+});
+
+test('a redirect leads only where an address may lead', async (t) => {
+  const image = noise(2 * mib);
+  const { origin, start, spec } = await bench(t, image);
+  let asked = 0;
+  const elsewhere = createServer((_request, response) => {
+    asked++;
+    response.end('what a tenant is not to see');
+  });
+  elsewhere.listen(0, '127.0.0.1');
+  await once(elsewhere, 'listening');
+  t.after(() => elsewhere.close());
+  const inner = `http://127.0.0.1:${(elsewhere.address() as AddressInfo).port}`;
+  const cache = await start({
+    policy: { prefixes: [`${origin.url}/image`, `${origin.url}/image.raw`, `${origin.url}/image.raw.fsverity`] },
+  });
+  const leadsTo = (location: string): void => {
+    origin.misbehave = (_request, response) => {
+      response.writeHead(302, { location }).end();
+      return 'Done';
+    };
+  };
+  for (const location of [`${inner}/image.raw`, `${origin.url}/private.raw`, 'http://169.254.169.254/latest']) {
+    leadsTo(location);
+    await assert.rejects(cache.open(spec()), (error: unknown) => {
+      assert.ok(error instanceof ImageError, String(error));
+      assert.match(error.message, /image\.raw(\.fsverity)? redirects to http:.*: this rack takes images from http/);
+      return true;
+    });
+  }
+  assert.equal(asked, 0, 'not one byte was asked for');
+  const free = await start({ policy: {} });
+  leadsTo(`${inner}/image.raw`);
+  await assert.rejects(free.open(spec()));
+  assert.ok(asked > 0, 'where every server is allowed, so is the target of a redirect');
 });
 
 test('a server without ranges is read once, whole, where the disk has room', async (t) => {
