@@ -41,8 +41,10 @@ export interface PrunePlan {
   readonly kept: readonly InventoryEntry[];
   /** Missing, and waiting for a confirmation; all of them `held`, to be remembered so. */
   readonly waiting: readonly InventoryEntry[];
-  /** Why `kept` or `waiting` is not empty. */
-  readonly reason: string | undefined;
+  /** Why `kept` is not empty. */
+  readonly keptReason: string | undefined;
+  /** Why `waiting` is not empty. */
+  readonly waitingReason: string | undefined;
   /** Unread content that was already so when everything in the inventory was last accounted for, or that hides only what it defined before. */
   readonly unread: Readonly<Record<string, string>>;
 }
@@ -76,22 +78,24 @@ export function planPrune(input: PruneInput): PrunePlan {
   const candidates = gone.filter((entry) => !release.includes(entry));
   const unreadNow = Object.fromEntries(desired.unread);
   const kept = keptOf(failing);
-  const plan = { prune: [], release, kept, waiting: [], unread: unreadNow };
   const keptReason = kept.length === 0 ? undefined : 'objects of files with errors keep their last good state';
-  if (candidates.length === 0) return { ...plan, unread: accountedFor(unreadNow, inventory, kept), reason: keptReason };
+  const reasons = { keptReason, waitingReason: undefined };
+  const plan = { prune: [], release, kept, waiting: [], unread: unreadNow, ...reasons };
+  if (candidates.length === 0) return { ...plan, unread: accountedFor(unreadNow, inventory, kept) };
 
   const suspects = Object.entries(unreadNow).filter(([path, id]) => inventory.unread[path] !== id);
   if (suspects.length > 0) {
     const names = suspects.map(([path]) => path).slice(0, 3);
-    const reason = `nothing is pruned until ${names.join(', ')} can be read: removed objects may have moved there`;
-    return { ...plan, release: [], kept: keptOf([...failing, ...gone]), reason, unread: inventory.unread };
+    const why = `nothing is pruned until ${names.join(', ')} can be read: removed objects may have moved there`;
+    const all = keptOf([...failing, ...gone]);
+    return { ...plan, release: [], kept: all, keptReason: why, unread: inventory.unread };
   }
-  if (isAllowed) return { ...plan, prune: candidates, reason: keptReason };
+  if (isAllowed) return { ...plan, prune: candidates };
   const alarm = alarmOf(candidates.length, inventory.entries.length, desired, isRewritten, settings);
-  if (alarm !== undefined) return { ...plan, release: [], waiting: gone.map(held), reason: alarm };
+  if (alarm !== undefined) return { ...plan, release: [], waiting: gone.map(held), waitingReason: alarm };
   const waiting = candidates.filter((entry) => entry.held);
-  const reason = waiting.length > 0 ? 'they wait since an earlier commit, and nobody confirmed it' : keptReason;
-  return { ...plan, prune: candidates.filter((entry) => !entry.held), waiting, reason };
+  const waitingReason = waiting.length > 0 ? 'they wait since an earlier commit, and nobody confirmed it' : undefined;
+  return { ...plan, prune: candidates.filter((entry) => !entry.held), waiting, waitingReason };
 }
 
 /** Whether the branch does not lead on from what was applied last. */

@@ -40,7 +40,7 @@ export interface SyncResult {
   readonly message: string;
   readonly files: readonly FileResult[];
   readonly counts: SyncCounts;
-  /** Objects that wait for a confirmation, or are kept: `NodeAllocation team-a/cfd`. */
+  /** Objects that wait for a confirmation, or are kept: `NodeAllocation team-a/cfd (cfd.yaml): waits for a confirmation`. */
   readonly notPruned: readonly string[];
 }
 

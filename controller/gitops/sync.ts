@@ -100,6 +100,15 @@ function problemOfDifference(desired: DesiredObject, difference: Difference): Pr
   };
 }
 
+const objectsLeft = (count: number): string => `${count} object${count === 1 ? '' : 's'} left the repository`;
+
+/** A confirmation does nothing for what is kept: nobody is to take it for what waits. */
+function leftLine(entry: InventoryEntry, isKept: boolean): string {
+  const waits = 'waits for a confirmation';
+  const kept = `kept while a file with an error may define it${entry.held ? `, and then ${waits}` : ''}`;
+  return oneLine(`${objectTitle(entry.kind, entry.namespace, entry.name)} (${entry.file}): ${isKept ? kept : waits}`);
+}
+
 class Pass {
   readonly #options: SyncOptions;
   readonly #context: ApplyContext;
@@ -251,19 +260,30 @@ class Pass {
   }
 
   #summary(commit: string, desired: DesiredState, plan: PrunePlan): SyncResult {
-    const left = [...plan.kept, ...plan.waiting, ...this.#adopted];
-    const notPruned = left.map((entry) => `${objectTitle(entry.kind, entry.namespace, entry.name)} (${entry.file})`);
+    const { kept } = plan;
+    const waiting = [...plan.waiting, ...this.#adopted];
+    const notPruned = [
+      ...kept.map((entry) => leftLine(entry, true)),
+      ...waiting.map((entry) => leftLine(entry, false)),
+    ];
     const errors = this.#problems.filter((problem) => problem.severity === 'error').length;
-    const held = plan.waiting.length + this.#adopted.length > 0;
-    const reason = plan.reason ?? 'they were there before the repository named them';
-    const result = held ? 'Held' : errors > 0 || plan.kept.length > 0 ? 'Partial' : 'Synced';
+    const result = waiting.length > 0 ? 'Held' : errors > 0 || kept.length > 0 ? 'Partial' : 'Synced';
     const { valid } = desired;
     const sentences = [`${valid.size} objects in ${desired.files.length} files`];
     if (errors > 0) sentences.push(`${errors} error${errors === 1 ? '' : 's'}`);
-    if (left.length > 0) sentences.push(`${left.length} objects left the repository and are kept: ${reason}`);
-    if (held) sentences.push(`to delete them: ${this.#statusStore.confirmCommand(commit)}`);
+    if (kept.length > 0) {
+      sentences.push(`${objectsLeft(kept.length)} and ${kept.length === 1 ? 'is' : 'are'} kept: ${plan.keptReason}`);
+    }
+    if (waiting.length > 0) {
+      const adopted = this.#adopted.length > 0 ? 'they were there before the repository named them' : undefined;
+      const reason = [plan.waitingReason, adopted].filter((one) => one !== undefined).join(', or ');
+      sentences.push(
+        `${objectsLeft(waiting.length)} and wait${waiting.length === 1 ? 's' : ''} for a confirmation: ${reason}`,
+      );
+      sentences.push(`to delete them: ${this.#statusStore.confirmCommand(commit)}`);
+    }
     for (const entry of plan.release) sentences.push(`Namespace ${entry.name} is left in place: delete it by hand`);
-    const counts = { ...this.#counts, kept: left.length };
+    const counts = { ...this.#counts, kept: notPruned.length };
     const source = this.#options.source.description;
     return { result, commit, source, message: sentences.join('; '), files: this.#files(desired), counts, notPruned };
   }

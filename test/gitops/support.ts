@@ -5,6 +5,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import type { TestContext } from 'node:test';
 import { configMaps, namespaces } from '../../controller/api/meta.ts';
 import { gitSource } from '../../controller/gitops/git-source.ts';
 import type { ConfigMap } from '../../controller/gitops/inventory.ts';
@@ -104,7 +105,7 @@ export function specOf(kube: MemoryKube, gvk: GroupVersionKind, name: string): J
 export const statusData = async (kube: MemoryKube): Promise<Record<string, string>> =>
   (await kube.get<ConfigMap>(configMaps, { namespace: 'operator', name: 'site-sync' })).data ?? {};
 
-export class Repository {
+class Repository {
   readonly folder = mkdtempSync(join(tmpdir(), 'gitops-test-'));
   readonly at = join(this.folder, 'repository');
   readonly cacheDirectory = join(this.folder, 'cache');
@@ -155,7 +156,7 @@ export class Repository {
   }
 }
 
-export interface Site {
+interface Site {
   readonly repository: Repository;
   readonly kube: MemoryKube & { writes: number };
   readonly options: SyncOptions;
@@ -163,7 +164,7 @@ export interface Site {
 }
 
 /** A repository with a namespace, an environment and an allocation, and a server that holds nothing yet. */
-export function site(path = ''): Site {
+function site(path = ''): Site {
   const repository = new Repository();
   const kube = server();
   const options: SyncOptions = {
@@ -184,6 +185,13 @@ export const baseFiles = {
   'env.yaml': environmentYaml('rocky'),
   'cfd.yaml': allocationYaml('cfd'),
 };
+
+/** With a repository that is removed at the end of the test. */
+export function started(t: TestContext, path = ''): Site {
+  const made = site(path);
+  t.after(() => made.repository.remove());
+  return made;
+}
 
 export const problemsOf = (result: SyncResult): string[] =>
   result.files.flatMap((file) =>

@@ -1,12 +1,12 @@
 /**
- * From commits of a real git repository to objects of the API: what is applied, what is kept, what is pruned, what waits.
+ * From commits of a real git repository to objects of the API: what is applied, what is kept, what is pruned.
  */
 import assert from 'node:assert/strict';
-import { renameSync, symlinkSync } from 'node:fs';
+import { symlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, type TestContext, test } from 'node:test';
-import { computeEnvironments, configMaps, namespaces, nodeAllocations } from '../../controller/api/meta.ts';
-import { type KubeClient, KubeError } from '../../controller/kube/port.ts';
+import { describe, test } from 'node:test';
+import { computeEnvironments, configMaps, nodeAllocations } from '../../controller/api/meta.ts';
+import { KubeError } from '../../controller/kube/port.ts';
 import {
   allocationYaml,
   baseFiles,
@@ -15,29 +15,14 @@ import {
   names,
   namespaceYaml,
   problemsOf,
-  type Site,
-  site,
   specOf,
+  started,
   statusData,
 } from './support.ts';
 
 const skip = gitIsHere ? false : 'there is no git on this machine';
 
-function started(t: TestContext, path = ''): Site {
-  const made = site(path);
-  t.after(() => made.repository.remove());
-  return made;
-}
-
 // Most of the time is git's: the tests share nothing and may overlap.
-const confirm = (kube: KubeClient, commit: string): Promise<unknown> =>
-  kube.patch(
-    configMaps,
-    { namespace: 'operator', name: 'site-sync' },
-    { metadata: { annotations: { 'bitvisor.io/confirm-prune': commit } } },
-    { type: 'merge' },
-  );
-
 describe('sync', { concurrency: 4 }, () => {
   test('a commit becomes objects, in any order of files, and nothing is written at rest', { skip }, async (t) => {
     const { repository, kube, sync } = started(t);
@@ -222,148 +207,6 @@ describe('sync', { concurrency: 4 }, () => {
     assert.match(text, /cfd\.yaml:1 {2}also defined at copy\.yaml:2/);
     assert.match(text, /copy\.yaml:2 {2}also defined at cfd\.yaml:1/);
     assert.equal(specOf(kube, nodeAllocations, 'cfd').replicas, 4);
-  });
-
-  test('an emptied path prunes nothing until a person confirms that commit', { skip }, async (t) => {
-    const { repository, kube, sync } = started(t, 'live');
-    repository.commit(Object.fromEntries(Object.entries(baseFiles).map(([path, text]) => [`live/${path}`, text])));
-    await sync();
-    const commit = repository.commit({ live: undefined });
-    const held = await sync();
-    assert.deepEqual([held.result, held.counts.pruned], ['Held', 0]);
-    assert.match(
-      held.message,
-      new RegExp(`annotate --overwrite configmap site-sync bitvisor.io/confirm-prune=${commit}`),
-    );
-    await confirm(kube, 'f'.repeat(40));
-    assert.equal((await sync()).result, 'Held');
-    assert.deepEqual(names(kube, nodeAllocations), ['cfd']);
-    await confirm(kube, commit);
-    assert.equal((await sync()).counts.pruned, 2);
-    assert.deepEqual([names(kube, nodeAllocations), names(kube, computeEnvironments)], [[], []]);
-    assert.deepEqual(names(kube, namespaces), ['team-a'], 'a Namespace is never pruned');
-  });
-
-  test('what was there before the repository named it goes only when a person confirms it', { skip }, async (t) => {
-    const { repository, kube, sync } = started(t);
-    repository.commit(baseFiles);
-    await sync();
-    const spec = { environmentRef: { name: 'rocky' }, replicas: 2 };
-    const mine = { apiVersion: 'bitvisor.io/v1alpha1', kind: 'NodeAllocation' };
-    await kube.create(nodeAllocations, { ...mine, metadata: { name: 'mine', namespace: 'team-a' }, spec } as never);
-    repository.commit({ 'mine.yaml': allocationYaml('mine', 9) });
-    assert.equal((await sync()).counts.changed, 1);
-    const commit = repository.commit({ 'mine.yaml': undefined });
-    const held = await sync();
-    assert.deepEqual([held.result, held.counts.pruned], ['Held', 0]);
-    assert.match(held.message, /they were there before the repository named them; to delete them: .*confirm-prune/);
-    assert.deepEqual(held.notPruned, ['NodeAllocation team-a/mine (mine.yaml)']);
-    repository.commit({ 'note.txt': 'another commit' });
-    assert.deepEqual([(await sync()).result, names(kube, nodeAllocations)], ['Held', ['cfd', 'mine']]);
-    await confirm(kube, commit);
-    assert.equal((await sync()).result, 'Held', 'another commit was confirmed');
-    await confirm(kube, repository.commit({ 'note.txt': 'one more' }));
-    assert.equal((await sync()).result, 'Synced');
-    assert.deepEqual(names(kube, nodeAllocations), ['cfd']);
-  });
-
-  test('more than half at once waits for a confirmation', { skip }, async (t) => {
-    const { repository, kube, sync } = started(t);
-    const many = Object.fromEntries(['a', 'b', 'c', 'd', 'e'].map((name) => [`${name}.yaml`, allocationYaml(name)]));
-    repository.commit({ ...baseFiles, ...many });
-    await sync();
-    repository.commit(Object.fromEntries(Object.keys(many).map((path) => [path, undefined])));
-    const held = await sync();
-    assert.deepEqual([held.result, held.notPruned.length], ['Held', 5]);
-    assert.equal(names(kube, nodeAllocations).length, 6);
-  });
-
-  test('what waits for a confirmation waits on when some of the rest is put back', { skip }, async (t) => {
-    const { repository, kube, sync } = started(t);
-    const files = Object.fromEntries([1, 2, 3, 4].map((n) => [`${n}.yaml`, allocationYaml(`a${n}`)]));
-    repository.commit({ ...baseFiles, ...files });
-    await sync();
-    repository.commit({ '1.yaml': undefined, '2.yaml': undefined, '3.yaml': undefined, '4.yaml': undefined });
-    assert.equal((await sync()).result, 'Held');
-    const commit = repository.commit({ '1.yaml': allocationYaml('a1'), '2.yaml': allocationYaml('a2') });
-    assert.equal((await sync()).result, 'Held');
-    assert.deepEqual(names(kube, nodeAllocations), ['a1', 'a2', 'a3', 'a4', 'cfd']);
-    await confirm(kube, commit);
-    assert.equal((await sync()).result, 'Synced');
-    assert.deepEqual(names(kube, nodeAllocations), ['a1', 'a2', 'cfd']);
-  });
-
-  test('a repository that is gone, has no branch, or was replaced changes nothing until it is back', {
-    skip,
-  }, async (t) => {
-    const { repository, kube, sync } = started(t);
-    const good = repository.commit(baseFiles);
-    await sync();
-    renameSync(repository.at, `${repository.at}.away`);
-    const away = await sync();
-    assert.deepEqual([away.result, away.commit], ['Unreachable', good]);
-    renameSync(`${repository.at}.away`, repository.at);
-    repository.git('branch', '--move', 'main', 'other');
-    assert.match((await sync()).message, /has no branch "main"/);
-    repository.git('checkout', '--quiet', '--orphan', 'main');
-    repository.commit({ 'cfd.yaml': undefined, 'env.yaml': environmentYaml('rocky', '  boot: { firmware: Bios }\n') });
-    const replaced = await sync();
-    assert.equal(replaced.result, 'Held');
-    assert.match(replaced.message, /shares no history/);
-    assert.deepEqual(names(kube, nodeAllocations), ['cfd']);
-    assert.deepEqual(specOf(kube, computeEnvironments, 'rocky').boot, {
-      firmware: 'Uefi',
-      ...Object(specOf(kube, computeEnvironments, 'rocky').boot),
-    });
-    repository.git('checkout', '--quiet', '-B', 'main', good);
-    assert.equal((await sync()).result, 'Synced');
-  });
-
-  test('a rewritten branch is followed, but what it removes waits', { skip }, async (t) => {
-    const { repository, kube, sync } = started(t);
-    repository.commit({ 'ns.yaml': baseFiles['ns.yaml'], 'env.yaml': baseFiles['env.yaml'] });
-    repository.commit({ 'cfd.yaml': allocationYaml('cfd') });
-    await sync();
-    repository.git('reset', '--quiet', '--hard', 'HEAD~1');
-    repository.commit({ 'new.yaml': allocationYaml('new') });
-    const held = await sync();
-    assert.match(held.message, /the branch was rewritten/);
-    await sync();
-    assert.deepEqual(names(kube, nodeAllocations), ['cfd', 'new']);
-  });
-
-  test('what a rewritten branch brought waits as well when the branch is rewritten again', { skip }, async (t) => {
-    const { repository, kube, sync } = started(t);
-    const first = repository.commit({ 'ns.yaml': baseFiles['ns.yaml'], 'env.yaml': baseFiles['env.yaml'] });
-    const newest = repository.commit({ 'cfd.yaml': allocationYaml('cfd') });
-    await sync();
-    repository.git('reset', '--quiet', '--hard', first);
-    repository.commit({ 'new.yaml': allocationYaml('new') });
-    await sync();
-    repository.git('reset', '--quiet', '--hard', newest);
-    repository.commit({ 'other.yaml': allocationYaml('other') });
-    const held = await sync();
-    assert.match(held.message, /the branch was rewritten/);
-    assert.match((await sync()).message, /they wait since an earlier commit.*annotate/);
-    assert.deepEqual(names(kube, nodeAllocations), ['cfd', 'new', 'other']);
-    repository.commit({ 'new.yaml': allocationYaml('new') });
-    assert.equal((await sync()).result, 'Synced');
-    repository.commit({ 'new.yaml': undefined });
-    await sync();
-    assert.deepEqual(names(kube, nodeAllocations), ['cfd', 'other'], 'with everything accounted for it is as ever');
-  });
-
-  test('a rewritten branch is still one when a file of it could not be read at first', { skip }, async (t) => {
-    const { repository, kube, sync } = started(t);
-    const first = repository.commit({ 'ns.yaml': baseFiles['ns.yaml'], 'env.yaml': baseFiles['env.yaml'] });
-    repository.commit({ 'cfd.yaml': allocationYaml('cfd') });
-    await sync();
-    repository.git('reset', '--quiet', '--hard', first);
-    repository.commit({ 'broken.yaml': 'a: [' });
-    await sync();
-    repository.commit({ 'broken.yaml': undefined });
-    assert.match((await sync()).message, /they wait since an earlier commit/);
-    assert.deepEqual(names(kube, nodeAllocations), ['cfd']);
   });
 
   test('never pruned: what others made, and what took the place of what was applied', { skip }, async (t) => {

@@ -78,16 +78,14 @@ export function pruned(report: Report): Checker {
 
   return {
     rule: 6,
-    told({ result, commit, notPruned = '' }, truth) {
+    told({ commit, notPruned = '' }, truth) {
       forgetRestored(truth);
-      const repository = truth.ground.repository();
-      const stood = repository?.stands.findLastIndex((one) => one.commit.id === commit) ?? -1;
-      const about = repository?.stands[stood]?.commit;
-      if (repository === undefined || about === undefined || result !== 'Held') return;
-      for (const [, kind = '', name = ''] of notPruned.matchAll(/^(\w+) cfd\/([\w-]+) /gm)) {
-        const key = statementKey({ kind, name });
-        // What is kept for an error in a file waits for that alone.
-        if (doubt(repository, about, key) === undefined) promised.set(key, stood + 1);
+      const stood = truth.ground.repository()?.stands.findLastIndex((one) => one.commit.id === commit) ?? -1;
+      if (stood < 0) return;
+      for (const [, kind = '', name = ''] of notPruned.matchAll(
+        /^(\w+) cfd\/([\w-]+) .* waits for a confirmation$/gm,
+      )) {
+        promised.set(statementKey({ kind, name }), stood + 1);
       }
     },
     synced(write, truth) {

@@ -85,7 +85,7 @@ export const gitopsMistakes: readonly Mutant[] = [
     mistake: 'an object whose file has an error is no longer looked for in other files that cannot be read',
     rules: [6],
     faults: ['git'],
-    edits: [edit(prune, 'unread: accountedFor(unreadNow, inventory, kept), reason', 'unread: unreadNow, reason')],
+    edits: [edit(prune, 'unread: accountedFor(unreadNow, inventory, kept) };', 'unread: unreadNow };')],
   },
   {
     name: 'overwrite-somebody-elses-word',
