@@ -7,12 +7,13 @@
  *    decided only after it was read back.
  * 2. Memory (attempts) can be lost at any time without harm.
  * 3. Failures are written once, when they change what a person would see.
- * 4. No allocation is said to be gone, or not to list its node, before the server itself said so: caches are of different age.
+ * 4. What rests on an allocation's word (a claim, an end, that it is gone or does not list its node) is written after the server itself
+ *    said that this is its word: caches are of different age.
  */
 import type { AgentLink } from '../agents/port.ts';
-import { nodeAllocations, physicalNodes } from '../api/meta.ts';
+import { physicalNodes } from '../api/meta.ts';
 import type { Instruction, NodeObservation } from '../api/protocol.generated.ts';
-import type { NodeAllocation, PhysicalNode } from '../api/types.generated.ts';
+import type { PhysicalNode } from '../api/types.generated.ts';
 import {
   type Attempts,
   failureInUse,
@@ -26,7 +27,7 @@ import { decideNode } from '../domain/node-life.ts';
 import { type NodeDecision, observedFacts, type RecordPatch } from '../domain/node-records.ts';
 import { isReclaiming, type NodeState } from '../domain/states.ts';
 import { casPatchStatus } from '../kube/patch.ts';
-import { type KubeClient, KubeError } from '../kube/port.ts';
+import type { KubeClient, ObjectKey } from '../kube/port.ts';
 import { type Clock, toMetaTime } from '../runtime/clock.ts';
 import type { Random } from '../runtime/random.ts';
 import type { Outcome } from '../runtime/worker.ts';
@@ -34,6 +35,7 @@ import type { Delivery, Dispatcher } from './dispatcher.ts';
 import type { Recorder } from './events.ts';
 import type { Fleet } from './fleet.ts';
 import { dropNodeFinalizer, mayBeForgotten } from './node-objects.ts';
+import { OwnerWord } from './owner-word.ts';
 
 export interface NodeReconcilerOptions {
   readonly client: KubeClient;
@@ -55,8 +57,6 @@ export interface NodeReconcilerOptions {
 const notReadyMs = 2_000;
 /** Between two reasons shown for holding a node: two leaders that see different things must not write against each other. */
 const heldQuietMs = 10_000;
-/** How long a cache that is behind the server is waited for. */
-const cacheBehindMs = 1_000;
 /** Reasons for a hold that rest on what the cache has of the claim's allocation. */
 const restsOnAllocation: ReadonlySet<string> = new Set(['AllocationMissing', 'NotListed']);
 /** Refusals that say "not yet" rather than "no". */
@@ -67,9 +67,11 @@ export class NodeReconciler {
   readonly #attempts = new Map<string, Attempts>();
   readonly #heldAt = new Map<string, number>();
   readonly #refusals = new Map<string, { operationId: string; failure: StepFailure }>();
+  readonly #ownerWord: OwnerWord;
 
   constructor(options: NodeReconcilerOptions) {
     this.#options = options;
+    this.#ownerWord = new OwnerWord(options.client, options.fleet.allocations);
   }
 
   async reconcile(name: string): Promise<Outcome> {
@@ -212,6 +214,12 @@ export class NodeReconciler {
     const { name } = node.metadata;
     const claims = patch.claim !== undefined && patch.claim !== null;
     fleet.setClaiming(name, claims);
+    const owner = ownerWhoseWord(node, patch);
+    const behindMs = owner === undefined ? undefined : await this.#ownerWord.behindMs(owner);
+    if (behindMs !== undefined) {
+      fleet.setClaiming(name, false);
+      return { kind: 'after', ms: behindMs };
+    }
     const result = await casPatchStatus(client, physicalNodes, node, (draft) => apply(draft, patch), {
       noteWrite: (written) => fleet.nodes.noteWrite(written),
     });
@@ -233,8 +241,9 @@ export class NodeReconciler {
     const now = this.#options.clock.monotonic();
     const waitMs = (this.#heldAt.get(node.metadata.name) ?? Number.NEGATIVE_INFINITY) + heldQuietMs - now;
     if (waitMs > 0) return { kind: 'after', ms: waitMs };
-    if (restsOnAllocation.has(decision.reason) && !(await this.#isOwnerAsCached(node)))
-      return { kind: 'after', ms: cacheBehindMs };
+    const owner = restsOnAllocation.has(decision.reason) ? status?.claim?.allocation : undefined;
+    const behindMs = owner === undefined ? undefined : await this.#ownerWord.behindMs(owner);
+    if (behindMs !== undefined) return { kind: 'after', ms: behindMs };
     this.#heldAt.set(node.metadata.name, now);
     this.#options.events.record(node, 'Warning', decision.reason, decision.message);
     const patch: RecordPatch = {
@@ -244,21 +253,6 @@ export class NodeReconciler {
     };
     const outcome = await this.#write(node, patch, decision.reason);
     return outcome.kind === 'after' ? { kind: 'done' } : outcome;
-  }
-
-  /** Whether the server has, or has not, the claim's allocation just as it was decided on. */
-  async #isOwnerAsCached({ status }: PhysicalNode): Promise<boolean> {
-    const { client, fleet } = this.#options;
-    if (status?.claim === undefined) return true;
-    const { namespace, name } = status.claim.allocation;
-    const cached = fleet.allocations.getByKey(`${namespace}/${name}`)?.metadata.resourceVersion;
-    try {
-      const present = await client.get<NodeAllocation>(nodeAllocations, { namespace, name });
-      return present.metadata.resourceVersion === cached;
-    } catch (error) {
-      if (error instanceof KubeError && error.reason === 'NotFound') return cached === undefined;
-      throw error;
-    }
   }
 
   async #writeFailure(
@@ -296,6 +290,14 @@ function isImageTrouble(failure: StepFailure | undefined): failure is StepFailur
   return (
     failure?.code === 'ImageUnavailable' || failure?.code === 'ImageDigestMismatch' || failure?.code === 'ImageTooLarge'
   );
+}
+
+/** The allocation by whose word the record begins a tenancy, hands it on or ends it. */
+function ownerWhoseWord({ status = {} }: PhysicalNode, { claim, end }: RecordPatch): ObjectKey | undefined {
+  const { claim: before } = status;
+  if (end) return before?.allocation;
+  if (!claim) return undefined;
+  return claim.epoch === before?.epoch && claim.allocation.uid === before.allocation.uid ? undefined : claim.allocation;
 }
 
 /** null takes a field away, as in a merge patch. */
