@@ -162,7 +162,7 @@ export class AgentHost {
     this.#dieAfter = undefined;
     if (forgets) {
       this.log.crash();
-      this.#world.truth.agentForgot(this.name);
+      this.#world.truth.agentForgot(this.name, this.log.load());
     }
     this.#world.trace.add(this.name, `agent dies${forgets ? ', its log loses what was not flushed' : ''}`);
     this.#world.detachAgent(this.name);
@@ -196,7 +196,7 @@ export class AgentHost {
   loseDisk(): void {
     this.kill();
     this.log = this.#newLog();
-    this.#world.truth.agentForgot(this.name);
+    this.#world.truth.agentForgot(this.name, this.log.load());
   }
 
   /** The process dies at the n-th write to its log from now on (after it is durable), or at the n-th act (before it is done). */

@@ -126,6 +126,25 @@ test('a good history breaks no rule', () => {
   assert.deepEqual(history.truth.violations, []);
 });
 
+/** An epoch that was given to one allocation is given to another; nothing ran under it. */
+function givenTwice(agentForgets: boolean, backupRestored: boolean): number[] {
+  const history = new History();
+  history.wipe();
+  history.node('n0', { epoch: 1 });
+  history.accepts('isolate', 2);
+  if (agentForgets) history.truth.agentForgot('r0', [{ ...freshRow('n0'), epoch: 1 }]);
+  if (backupRestored) history.truth.restored([{ metadata: { name: 'n0' }, spec: {}, status: { epoch: 1 } }], []);
+  history.node('n0', { epoch: 2, claim: { epoch: 2, revision: 'r1', allocation: { uid: 'two', name: 'two' } } });
+  history.accepts('isolate', 2, { allocation: 'two' });
+  return history.broken();
+}
+
+test('an epoch may be given out again only where neither the log nor the records can know of it', () => {
+  assert.deepEqual(givenTwice(true, true), []);
+  assert.deepEqual(givenTwice(true, false), [1]);
+  assert.deepEqual(givenTwice(false, true), [1]);
+});
+
 /** Four allocations are deleted in one moment, and a minute later the nodes of one of them end, with this metadata. */
 function deletedTogether(history: History, metadata: object): void {
   const names = ['one', 'two', 'three', 'four'];

@@ -60,6 +60,8 @@ export interface MachineTruth {
   offUntrue: boolean;
   /** Epoch to the uid of the allocation that an accepted instruction named under it. */
   readonly epochs: Map<number, string>;
+  /** Of those epochs, what no agent's log and what no operator's record may know any more. An epoch of both is given out again. */
+  readonly forgotten: { readonly byAgent: Set<number>; readonly byOperator: Set<number> };
   /** Of its claims, the revision by epoch. */
   readonly revisions: Map<number, string>;
   devirtualizedEpoch: number | undefined;
@@ -179,6 +181,7 @@ export class Truth {
         orderUntrue: false,
         offUntrue: false,
         epochs: new Map(),
+        forgotten: { byAgent: new Set(), byOperator: new Set() },
         revisions: new Map(),
         devirtualizedEpoch: undefined,
         tampered: undefined,
@@ -213,6 +216,8 @@ export class Truth {
     for (const checker of this.#checkers) checker.accepted?.(instruction, term, machine, this);
     if (instruction.verb === 'isolate' || instruction.verb === 'reimage') {
       machine.epochs.set(instruction.epoch, instruction.args.allocation);
+      machine.forgotten.byAgent.delete(instruction.epoch);
+      machine.forgotten.byOperator.delete(instruction.epoch);
     }
   }
 
@@ -284,9 +289,14 @@ export class Truth {
     }
   }
 
-  /** The agent of the rack lost what it had written to its log, or all of it. */
-  agentForgot(rack: string): void {
-    for (const machine of this.machines.values()) if (machine.rack === rack) machine.generation++;
+  /** The agent of the rack lost what it had written to its log, or all of it. @param left what is still there */
+  agentForgot(rack: string, left: readonly Row[]): void {
+    for (const machine of this.machines.values()) {
+      if (machine.rack !== rack) continue;
+      machine.generation++;
+      const known = left.find(({ node }) => node === machine.name)?.epoch ?? 0;
+      for (const epoch of machine.epochs.keys()) if (epoch > known) machine.forgotten.byAgent.add(epoch);
+    }
   }
 
   /** The API server was put back to an older state: what stands there now was not written. */
@@ -294,7 +304,10 @@ export class Truth {
     this.restoredAtMs = this.ground.clock.monotonic();
     this.nodes.clear();
     for (const node of nodes) this.nodes.set(node.metadata.name, node);
-    for (const machine of this.machines.values()) machine.tampered = 'the API server was restored from a backup';
+    for (const machine of this.machines.values()) {
+      machine.tampered = 'the API server was restored from a backup';
+      operatorKnows(machine, this.nodes.get(machine.name));
+    }
     const present = new Map(allocations.map((allocation) => [allocation.metadata.uid ?? '', allocation]));
     for (const known of this.allocations.values()) {
       const object = present.get(known.uid);
@@ -313,6 +326,7 @@ export class Truth {
     else this.nodes.set(node.metadata.name, node);
     const before = old as PhysicalNode | undefined;
     const { name } = node.metadata;
+    operatorKnows(this.machine(name), type === 'DELETED' ? undefined : node);
     const { decision } = node.spec ?? {};
     if (decision !== undefined && JSON.stringify(decision) !== JSON.stringify(before?.spec?.decision)) {
       this.decisions.set(name, [
@@ -365,6 +379,14 @@ export class Truth {
   /** Called when the run has come to rest. */
   atRest(): void {
     for (const checker of this.#checkers) checker.atRest?.(this);
+  }
+}
+
+/** A record that speaks of an older epoch, or is gone, knows nothing of the later ones; a claim under one of those does not either. */
+function operatorKnows({ epochs, forgotten }: MachineTruth, { status }: Pick<PhysicalNode, 'status'> = {}): void {
+  for (const epoch of epochs.keys()) {
+    if (epoch > (status?.epoch ?? 0)) forgotten.byOperator.add(epoch);
+    else if (epoch !== status?.claim?.epoch) forgotten.byOperator.delete(epoch);
   }
 }
 
@@ -443,6 +465,8 @@ function wiped(truth: Truth, machine: MachineTruth, serial: string): void {
   machine.dirty = undefined;
   machine.data = undefined;
   machine.epochs.clear();
+  machine.forgotten.byAgent.clear();
+  machine.forgotten.byOperator.clear();
   machine.revisions.clear();
   machine.devirtualizedEpoch = undefined;
 }

@@ -2,7 +2,9 @@
  * Rule 1, exclusive: at most one allocation owns a machine at any time.
  *
  * An owner has a machine from the first instruction of its guest until the machine was given up by it (or by a person) and wiped. Nobody
- * else's instruction is accepted, no guest of anybody else starts, and no claim of anybody else is written meanwhile.
+ * else's instruction is accepted, no guest of anybody else starts, and no claim of anybody else is written meanwhile. Nor does an epoch
+ * ever become another allocation's, as long as the agent's log or the operator's record may know of it: where a log that went back in time
+ * meets a backup that was put back, nobody can know that it was given out, and nothing but what is on the machine still counts.
  */
 
 import { physicalNodes } from '../../../controller/api/meta.ts';
@@ -16,7 +18,9 @@ export function exclusive(report: Report): Checker {
     accepted(instruction, _term, machine, truth) {
       if (instruction.verb !== 'isolate' && instruction.verb !== 'reimage') return;
       const { allocation } = instruction.args;
-      const named = machine.epochs.get(instruction.epoch);
+      const { byAgent, byOperator } = machine.forgotten;
+      const isForgotten = byAgent.has(instruction.epoch) && byOperator.has(instruction.epoch);
+      const named = isForgotten ? undefined : machine.epochs.get(instruction.epoch);
       if (named !== undefined && named !== allocation && !sameTenant(truth, named, allocation)) {
         report(
           1,
