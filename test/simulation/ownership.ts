@@ -1,7 +1,8 @@
 /**
  * Whose a machine is, and whether its owner gave it up: the questions that several rules ask of the truth.
  */
-import type { AllocationTruth, DecisionTruth, EndTruth, MachineTruth, Truth } from './truth.ts';
+import type { MachineTruth } from './machine-truth.ts';
+import type { AllocationTruth, DecisionTruth, EndTruth, Truth } from './truth.ts';
 
 /** Whether both are the same tenant's, by namespace and name: one may take over what the other left. */
 export function sameTenant(truth: Truth, one: string, other: string): boolean {

@@ -6,7 +6,8 @@ import type { Row } from '../../../agent/row.ts';
 import type { Instruction } from '../../../controller/api/protocol.generated.ts';
 import type { DriverAct } from '../driver-tap.ts';
 import type { SyncWrite } from '../git-sync.ts';
-import type { ApiWrite, MachineTruth, Truth } from '../truth.ts';
+import type { MachineTruth } from '../machine-truth.ts';
+import type { ApiWrite, Truth } from '../truth.ts';
 
 export interface Violation {
   /** Of design.md section 5; 0: an error that no rule names. */

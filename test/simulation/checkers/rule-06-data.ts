@@ -9,8 +9,9 @@ import { parseDuration } from '../../../controller/api/duration.ts';
 import { parseHostlist } from '../../../controller/api/hostlist.ts';
 import { nodeAllocations } from '../../../controller/api/meta.ts';
 import type { NodeAllocation } from '../../../controller/api/types.generated.ts';
+import type { MachineTruth } from '../machine-truth.ts';
 import { endOf, updateAsked } from '../ownership.ts';
-import type { MachineTruth, Truth } from '../truth.ts';
+import type { Truth } from '../truth.ts';
 import type { Checker, Report } from './checker.ts';
 
 /** Wall clocks of operator and API server may differ by as much (faults/operator.ts), and times are written in whole seconds. */
