@@ -26,7 +26,7 @@ test(
     for (const node of nodes) for (const disk of ['sda', 'sdb']) site.soil(node, disk);
     const { kernel, initrd, unified } = trusted;
     await site.start({
-      images: { port: 10_809, memoryBytes: 16 * mebi, diskBytes: 64 * mebi },
+      images: { port: 10_809, memoryBytes: 16 * mebi, diskBytes: 64 * mebi, prefixes: ['https://images.example/'] },
       boot: {
         ...{ port: 8080, channelPort: 8081, dnsmasq: {} },
         vmm: { directory: site.directory, bios: 'bitvisor.elf', uefi: 'loadvmm.efi' },
