@@ -191,7 +191,9 @@ export async function runController(flags: ControllerFlags, context: ControllerC
     ...(flags.identity === undefined ? {} : { identity: flags.identity }),
     ...(source === undefined
       ? {}
-      : { companion: () => startGitOps({ client, source, validator, namespace, clock, random, log, intervalMs }) }),
+      : {
+          companion: (client) => startGitOps({ client, source, validator, namespace, clock, random, log, intervalMs }),
+        }),
     onLost: (reason) => {
       log.error('leaving: no longer the leader', { reason });
       lost.abort();

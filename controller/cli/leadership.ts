@@ -3,13 +3,14 @@
  *
  * Invariants:
  * 1. One operator at a time, and none but under a term of this process.
- * 2. When leadership ends, the operator is told to stop before anything else happens.
+ * 2. When leadership ends, the operator is told to stop before anything else happens, and from then on nothing of it is written.
  */
 import { hostname } from 'node:os';
 import type { AgentConnector } from '../agents/port.ts';
 import { createEventRecorder } from '../kube/events.ts';
 import { type ElectionOptions, startElection } from '../kube/lease.ts';
 import type { KubeClient } from '../kube/port.ts';
+import { whileLeading } from '../kube/while-leading.ts';
 import { type Operator, type OperatorOptions, startOperator } from '../reconcilers/operator.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/log.ts';
@@ -31,8 +32,8 @@ export interface LeaderOptions {
   readonly namespace: string;
   /** Default: the host's name. */
   readonly identity?: string;
-  /** What runs besides the operator while this process leads. */
-  readonly companion?: () => { stop(): Promise<void> };
+  /** What runs besides the operator while this process leads; the client that it is given writes no longer than that. */
+  readonly companion?: (client: KubeClient) => { stop(): Promise<void> };
   /** Leadership was lost or could not begin: by the stop of `Leader` it is not called. */
   readonly onLost: (reason: string) => void;
 }
@@ -107,9 +108,10 @@ class Leading implements Leader {
   }
 
   async #serve(signal: AbortSignal): Promise<void> {
-    const { client, connector, clock, random, log, metrics, settings, companion } = this.#options;
+    const { connector, clock, random, log, metrics, settings, companion } = this.#options;
+    const client = whileLeading(this.#options.client, () => this.#election.isLeader());
     // Before the operator: what is in the repository should not wait for agents that are not there.
-    const beside = companion?.();
+    const beside = companion?.(client);
     try {
       const shared = { client, connector, events: this.#events, clock, random, log, settings };
       const term = (): number | undefined => this.#election.term;

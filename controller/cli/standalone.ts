@@ -183,7 +183,7 @@ async function open(flags: StandaloneFlags, context: StandaloneContext, cleanup:
   const validator = schemaValidator(await readCrds(context.crdDirectory));
   // A folder has no commit to look at: it is read every time.
   const intervalMs = repository.isGit ? 30_000 : 2_000;
-  const gitOps = { client, source: repository.source, validator, clock, random, log, intervalMs, onResult };
+  const gitOps = { source: repository.source, validator, clock, random, log, intervalMs, onResult };
   const pause = { isOn: false };
   const connector = new AgentPool({ ...room.operator, caPem: room.caPem, clock, random });
   const renew = async (): Promise<void> => connector.renew({ ...(await room.renew()), caPem: room.caPem });
@@ -202,7 +202,7 @@ async function open(flags: StandaloneFlags, context: StandaloneContext, cleanup:
     },
     namespace: defaultNamespace,
     identity,
-    companion: () => startGitOps({ ...gitOps, namespace: defaultNamespace }),
+    companion: (client) => startGitOps({ ...gitOps, client, namespace: defaultNamespace }),
     onLost: (reason) => {
       pause.isOn = true;
       progress.event(`the operator pauses: ${reason}`);

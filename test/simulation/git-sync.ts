@@ -70,12 +70,12 @@ function remembering(asked: DocumentValidator): DocumentValidator {
 export function gitCompanion(
   world: World,
   repository: Repository,
-  process: { readonly name: string; readonly clock: ProcessClock; readonly kube: KubeClient; readonly log: Logger },
-): () => { stop(): Promise<void> } {
-  const { name, clock, kube, log } = process;
-  return () =>
+  process: { readonly name: string; readonly clock: ProcessClock; readonly log: Logger },
+): (client: KubeClient) => { stop(): Promise<void> } {
+  const { name, clock, log } = process;
+  return (client) =>
     startGitOps({
-      client: kube,
+      client,
       source: repository.source(clock),
       validator: validator(),
       namespace: operatorNamespace,

@@ -65,7 +65,6 @@ export class OperatorProcess {
             companion: gitCompanion(world, git.repository, {
               name,
               clock: this.clock,
-              kube: this.kube,
               log: syncLogger(world, name),
             }),
           }),
