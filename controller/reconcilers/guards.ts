@@ -3,8 +3,9 @@
  * touches at most a share of the nodes in a time (rule 9).
  *
  * Invariants:
- * 1. A deletion that was shown as held stays held over a restart of the operator, and when records of its nodes are taken away: its
- *    condition remembers it, for as long as it lists a node.
+ * 1. A deletion that was held stays held over a restart of the operator, and when records of its nodes are taken away: its condition
+ *    remembers it, for as long as it lists a node. Where its status is taken away as well, this process remembers it, and those that it was
+ *    deleted together with count for as long as one of them waits.
  * 2. An allocation counts among the deletions of its window also when its object is gone already, after a restart too: its nodes say
  *    whose they were, on their way back by their ends and then, until they are released again, by what they were released from.
  * 3. What an operator before this one handled as failed still counts: nodes and allocations say which and since when.
@@ -60,6 +61,15 @@ function recallBlast(fleet: Fleet, nowMs: number): BlastState {
   return handled;
 }
 
+/** Of deletions that are over, those count that are of the last window, or of that of one which still waits. */
+function forgetOver(seen: Map<string, Deletion>, present: ReadonlySet<string>, nowMs: number, windowMs: number): void {
+  const waiting = [...seen.values()].filter(({ uid, alreadyEnded }) => present.has(uid) && !alreadyEnded);
+  for (const { uid, deletedAt } of seen.values()) {
+    const isNear = (atMs: number): boolean => Math.abs(atMs - deletedAt) <= windowMs;
+    if (!present.has(uid) && !isNear(nowMs) && !waiting.some((one) => isNear(one.deletedAt))) seen.delete(uid);
+  }
+}
+
 export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings): Guards {
   let blast: BlastState | undefined;
   const seen = new Map<string, Deletion>();
@@ -67,7 +77,8 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
   const deletionOf = (allocation: NodeAllocation): Deletion => {
     const { uid = '', deletionTimestamp = '' } = allocation.metadata;
     const inUse = fleet.nodes.countByIndex(byUse, uid);
-    const heldBefore = allocation.status?.conditions?.some((condition) => condition.reason === 'DeletionHeld') ?? false;
+    const isShown = allocation.status?.conditions?.some((condition) => condition.reason === 'DeletionHeld') ?? false;
+    const heldBefore = isShown || seen.get(uid)?.heldBefore === true;
     // A record that was taken away ends no hold: the guest may run on, and its claim come back with a backup.
     const listed = heldBefore && allocation.status?.nodes ? parseHostlist(allocation.status.nodes).length : 0;
     const ended = (allocation.status?.ending ?? []).length > 0 || (inUse === 0 && listed === 0);
@@ -111,7 +122,6 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
       const now = clock.now();
       if (!remembers) remember();
       remembers = true;
-      for (const [uid, deletion] of seen) if (now - deletion.deletedAt > settings.deletions.windowMs) seen.delete(uid);
       const present = new Set<string>();
       for (const candidate of fleet.allocations.values()) {
         if (candidate.metadata.deletionTimestamp === undefined) continue;
@@ -119,11 +129,15 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
         present.add(deletion.uid);
         seen.set(deletion.uid, deletion);
       }
+      forgetOver(seen, present, now, settings.deletions.windowMs);
       const deletions = [...seen.values()].map((deletion) =>
         present.has(deletion.uid) ? deletion : { ...deletion, alreadyEnded: true },
       );
       const inUse = fleet.nodes.countByIndex(byUse, anyAllocation);
-      return heldDeletions(deletions, inUse, settings.deletions).get(allocation.metadata.uid ?? '');
+      const held = heldDeletions(deletions, inUse, settings.deletions);
+      for (const deletion of deletions)
+        if (held.has(deletion.uid)) seen.set(deletion.uid, { ...deletion, heldBefore: true });
+      return held.get(allocation.metadata.uid ?? '');
     },
     blastBudget: () => blastBudget(blastNow(), fleet.nodes.size, clock.now(), settings.blast),
     blastUsed(nodes) {

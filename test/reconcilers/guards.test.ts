@@ -90,3 +90,30 @@ test('a deletion that was held stays held when the record of its only node is ta
   assert.match(held ?? '', /set the annotation/);
   assert.equal(empty, undefined);
 });
+
+test('a deletion that was held stays held when its status is taken away and one that it was deleted together with is gone', async () => {
+  const clock = new VirtualClock();
+  await clock.advance(60 * minute);
+  const deletionTimestamp = toMetaTime(clock.now() - minute);
+  const deleted = (name: string): NodeAllocation =>
+    ({
+      metadata: { name, namespace: 'cfd', uid: name, deletionTimestamp },
+      spec: { deletionPolicy: 'Release' },
+    }) as unknown as NodeAllocation;
+  let allocations = ['a', 'b', 'c', 'd'].map(deleted);
+  const fleet = {
+    nodes: { size: 0, values: () => [], countByIndex: () => 1 },
+    allocations: { values: () => allocations.values() },
+  } as unknown as Fleet;
+  const create = (): ReturnType<typeof createGuards> =>
+    createGuards(fleet, clock, { deletions: defaultGuardSettings, blast: defaultBlastSettings });
+  const guards = create();
+  const holds = (name: string): boolean => guards.deletionHeld(deleted(name)) !== undefined;
+  assert.equal(holds('a'), true);
+  await clock.advance(20 * minute);
+  allocations = ['a', 'b', 'c'].map(deleted);
+  assert.equal(holds('a'), true, 'd still counts');
+  allocations = [deleted('a')];
+  assert.equal(holds('a'), true, 'and so do b and c');
+  assert.equal(create().deletionHeld(deleted('a')), undefined, 'a single deletion is not held');
+});
