@@ -26,6 +26,8 @@ export class People {
   readonly #world: World;
   readonly #random: Random;
   #images = 0;
+  /** Store id that was commissioned, by rack: a log that came later may be that of machines which hold tenants' data. */
+  readonly #commissioned = new Map<string, string>();
 
   constructor(world: World) {
     this.#world = world;
@@ -39,6 +41,8 @@ export class People {
   }
 
   accept({ name, hosts, log }: AgentHost): Promise<BitVisorAgent> {
+    const storeId = this.#commissioned.get(name) ?? log.storeId;
+    this.#commissioned.set(name, storeId);
     return this.apply<BitVisorAgent>(bitVisorAgents, {
       metadata: { name },
       spec: {
@@ -46,7 +50,7 @@ export class People {
         trust: {},
         location: { site: 'test', rack: name },
         nodes: hosts,
-        commission: { storeId: log.storeId, nodes: hosts },
+        commission: { storeId, nodes: hosts },
       },
     });
   }
