@@ -70,6 +70,10 @@ function forgetOver(seen: Map<string, Deletion>, present: ReadonlySet<string>, n
   }
 }
 
+/** Whether the guest of the allocation may run on the node although no record here says so. */
+const mayRunUnclaimed = (fleet: Fleet, uid: string, name: string): boolean =>
+  fleet.stateOf(name) === 'Orphaned' && fleet.nodes.getByKey(name)?.status?.claim?.allocation.uid !== uid;
+
 export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings): Guards {
   let blast: BlastState | undefined;
   const seen = new Map<string, Deletion>();
@@ -79,8 +83,9 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
     const inUse = fleet.nodes.countByIndex(byUse, uid);
     const isShown = allocation.status?.conditions?.some((condition) => condition.reason === 'DeletionHeld') ?? false;
     const heldBefore = isShown || seen.get(uid)?.heldBefore === true;
+    const names = allocation.status?.nodes ? parseHostlist(allocation.status.nodes) : [];
     // A record that was taken away ends no hold: the guest may run on, and its claim come back with a backup.
-    const listed = heldBefore && allocation.status?.nodes ? parseHostlist(allocation.status.nodes).length : 0;
+    const listed = heldBefore ? names.length : inUse + names.filter((name) => mayRunUnclaimed(fleet, uid, name)).length;
     const ended = (allocation.status?.ending ?? []).length > 0 || (inUse === 0 && listed === 0);
     const nodesInUse = Math.max(inUse, listed, seen.get(uid)?.nodesInUse ?? 0);
     return {

@@ -117,3 +117,26 @@ test('a deletion that was held stays held when its status is taken away and one 
   assert.equal(holds('a'), true, 'and so do b and c');
   assert.equal(create().deletionHeld(deleted('a')), undefined, 'a single deletion is not held');
 });
+
+test('of many deletions, one whose only node runs a guest without a record of it is held with the others', async () => {
+  const clock = new VirtualClock();
+  await clock.advance(60 * minute);
+  const allocations = ['a', 'b', 'c', 'd', 'never-begun'].map((name) => ({
+    metadata: { name, namespace: 'cfd', uid: name, deletionTimestamp: toMetaTime(clock.now() - minute) },
+    spec: { deletionPolicy: 'Release' },
+    status: { nodes: `${name}0` },
+  })) as NodeAllocation[];
+  const fleet = {
+    nodes: {
+      size: 5,
+      values: () => [],
+      getByKey: () => ({ status: {} }),
+      countByIndex: (_: string, uid: string) => (/^[abc]/.test(uid) ? 1 : 0),
+    },
+    allocations: { values: () => allocations.values() },
+    stateOf: (name: string) => (name === 'd0' ? 'Orphaned' : 'Available'),
+  } as unknown as Fleet;
+  const guards = createGuards(fleet, clock, { deletions: defaultGuardSettings, blast: defaultBlastSettings });
+  const held = allocations.map((allocation) => guards.deletionHeld(allocation) !== undefined);
+  assert.deepEqual(held, [true, true, true, true, false]);
+});
