@@ -33,7 +33,7 @@ export interface InventoryEntry {
 
 export interface Inventory {
   readonly entries: readonly InventoryEntry[];
-  /** The commit that was applied last. */
+  /** The commit that was applied last, or that a pass which was cut off had begun to apply. */
   readonly commit: string | undefined;
   /** See PrunePlan.unread. */
   readonly unread: Readonly<Record<string, string>>;

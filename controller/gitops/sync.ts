@@ -183,9 +183,10 @@ class Pass {
       this.#inventoryStore.write({ entries: [...entries.values()], commit, unread: plan.unread });
     const isNew = [...desired.valid.keys()].some((key) => inventory.entries.every((entry) => entry.key !== key));
     if (isNew) {
-      // Cut off now, the next pass must not take what a rewritten branch brought for something that its successor removed.
+      // Cut off now, the next pass must not take what this commit brought, or what a rewritten branch did, for something that their successor
+      // removed: the next branch is compared with this commit, and what a rewriting cut off is remembered as held.
       const intended = [...entries.values()].map((entry) => (isRewriting(history) ? { ...entry, held: true } : entry));
-      await this.#inventoryStore.write({ ...inventory, entries: intended });
+      await this.#inventoryStore.write({ ...inventory, entries: intended, commit });
     }
     try {
       await this.#applyAll([...desired.valid.values()], entries);

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { renameSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { computeEnvironments, configMaps, namespaces, nodeAllocations } from '../../controller/api/meta.ts';
-import type { KubeClient } from '../../controller/kube/port.ts';
+import { type KubeClient, KubeError } from '../../controller/kube/port.ts';
 import { allocationYaml, baseFiles, environmentYaml, gitIsHere, names, specOf, started } from './support.ts';
 
 const skip = gitIsHere ? false : 'there is no git on this machine';
@@ -180,6 +180,28 @@ describe('what a sync holds back', { concurrency: 4 }, () => {
     repository.commit({ 'new.yaml': undefined });
     await sync();
     assert.deepEqual(names(kube, nodeAllocations), ['cfd', 'other'], 'with everything accounted for it is as ever');
+  });
+
+  test('what a commit brought waits when its pass was cut off and the branch was then set back', {
+    skip,
+  }, async (t) => {
+    const { repository, kube, sync } = started(t);
+    repository.commit(baseFiles);
+    await sync();
+    repository.commit({ 'late.yaml': allocationYaml('late') });
+    const { patch } = kube;
+    // The intent is written, the object made, and what was made can no longer be written down.
+    kube.patch = (gvk, key, ...rest) =>
+      gvk === configMaps && names(kube, nodeAllocations).includes('late')
+        ? Promise.reject(new KubeError('Unavailable', 'the connection broke'))
+        : patch(gvk, key, ...rest);
+    await assert.rejects(sync(), { reason: 'Unavailable' });
+    kube.patch = patch;
+    repository.git('reset', '--quiet', '--hard', 'HEAD~1');
+    repository.commit({ 'note.txt': 'a commit that knows nothing of it' });
+    const held = await sync();
+    assert.deepEqual([held.result, held.counts.pruned], ['Held', 0], held.message);
+    assert.deepEqual(names(kube, nodeAllocations), ['cfd', 'late']);
   });
 
   test('a rewritten branch is still one when a file of it could not be read at first', { skip }, async (t) => {
