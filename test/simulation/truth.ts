@@ -274,8 +274,10 @@ export class Truth {
     }
     if (earlier?.epoch !== claim.epoch) {
       this.tenancies++;
-      // What it gave up once it has again.
-      if (earlier === undefined) this.allocations.get(claim.allocation.uid)?.ends.delete(name);
+      // What it gave up once it has again; not so where a person's Adopt came when its end was decided, and is still to be recorded.
+      const owner = this.allocations.get(claim.allocation.uid);
+      const ending = (owner?.object.status?.ending ?? []).flatMap(({ nodes }) => parseHostlist(nodes));
+      if (earlier === undefined && !ending.includes(name)) owner?.ends.delete(name);
     }
     this.machine(name).revisions.set(claim.epoch, claim.revision);
     this.#takenOver(name, claim);
