@@ -184,6 +184,28 @@ export type PruneOutcome =
   | { readonly result: 'notOurs'; readonly reason: string }
   | { readonly result: 'failed'; readonly reason: string };
 
+/**
+ * Whether an object with the mark of this sync stands again where one was pruned: a request to create it arrived late, or somebody made it
+ * from a copy. `unknown`: the API server does not say.
+ *
+ * @param before the uid of what was pruned
+ */
+export async function isBack(
+  context: ApplyContext,
+  { group, version, kind, plural, namespace, name }: InventoryEntry,
+  before: string | undefined,
+): Promise<'yes' | 'no' | 'unknown'> {
+  const gvk = { group, version, kind, plural, namespaced: namespace !== undefined };
+  try {
+    const live = await readLive(context, gvk, namespace, name);
+    if (live?.metadata.annotations?.[appliedByAnnotation] !== context.sync) return 'no';
+    return live.metadata.deletionTimestamp === undefined && live.metadata.uid !== before ? 'yes' : 'no';
+  } catch (error) {
+    if (!(error instanceof KubeError)) throw error;
+    return 'unknown';
+  }
+}
+
 /** @param isConfirmed a person said of this commit that what it takes away may go */
 export async function pruneObject(
   context: ApplyContext,

@@ -5,7 +5,8 @@
  * 1. An entry is written before its object is created (without uid) and again with the uid: what was applied is never forgotten.
  * 2. Shards only ever double, and the new ones are written first: a write cut off in between leaves entries twice, never lost.
  * 3. What cannot be understood is an error, never an empty inventory.
- * 4. A write names the resourceVersion that was read: two writers cannot both succeed.
+ * 4. What was pruned is remembered for as long as a request to create it may still be on its way: it would come back as nobody's.
+ * 5. A write names the resourceVersion that was read: two writers cannot both succeed.
  */
 import { createHash } from 'node:crypto';
 import { configMaps } from '../api/meta.ts';
@@ -29,10 +30,14 @@ export interface InventoryEntry {
   readonly hash: string;
   /** It is missing, and may only be deleted once a person confirmed it; absent: not so. See PrunePlan.waiting. */
   readonly held?: boolean;
+  /** Since when it is pruned, in wall-clock milliseconds; absent: it is not. Such an entry stands in `Inventory.pruned` alone. */
+  readonly prunedAtMs?: number;
 }
 
 export interface Inventory {
   readonly entries: readonly InventoryEntry[];
+  /** Pruned a short while ago, or there again since; absent: nothing. */
+  readonly pruned?: readonly InventoryEntry[];
   /** The commit that was applied last, or that a pass which was cut off had begun to apply. */
   readonly commit: string | undefined;
   /** See PrunePlan.unread. */
@@ -61,8 +66,12 @@ function isEntry(value: unknown): value is InventoryEntry {
     isText(value[name]),
   );
   const isHeldSound = value.held === undefined || typeof value.held === 'boolean';
+  const isPrunedSound = value.prunedAtMs === undefined || Number.isFinite(value.prunedAtMs);
   return (
-    required && isHeldSound && ['namespace', 'uid'].every((name) => value[name] === undefined || isText(value[name]))
+    required &&
+    isHeldSound &&
+    isPrunedSound &&
+    ['namespace', 'uid'].every((name) => value[name] === undefined || isText(value[name]))
   );
 }
 
@@ -105,7 +114,8 @@ export class InventoryStore {
         '[]',
         (value): value is InventoryEntry[] => Array.isArray(value) && value.every(isEntry),
       )) {
-        entries.set(entry.key, entry);
+        // A write cut off while shards doubled leaves one key twice.
+        if (entry.prunedAtMs === undefined || !entries.has(entry.key)) entries.set(entry.key, entry);
       }
     }
     const [first] = this.#shards;
@@ -113,7 +123,14 @@ export class InventoryStore {
     const isUnread = (value: unknown): value is Record<string, string> =>
       isObject(value) && Object.values(value).every(isText);
     const unread = this.#parse(first, 'unread', '{}', isUnread);
-    return { entries: [...entries.values()], commit: first.data?.commit || undefined, unread };
+    const all = [...entries.values()];
+    const pruned = all.filter((entry) => entry.prunedAtMs !== undefined);
+    return {
+      entries: all.filter((entry) => entry.prunedAtMs === undefined),
+      pruned,
+      commit: first.data?.commit || undefined,
+      unread,
+    };
   }
 
   #parse<T>(shard: ConfigMap, field: string, absent: string, is: (value: unknown) => value is T): T {
@@ -132,9 +149,11 @@ export class InventoryStore {
 
   /** Writes what differs from what was read or written last. */
   async write(inventory: Inventory): Promise<void> {
-    const count = this.#shardCount(inventory.entries);
+    const keys = new Set(inventory.entries.map((entry) => entry.key));
+    const all = [...inventory.entries, ...(inventory.pruned ?? []).filter((entry) => !keys.has(entry.key))];
+    const count = this.#shardCount(all);
     const buckets: InventoryEntry[][] = Array.from({ length: count }, () => []);
-    for (const entry of [...inventory.entries].sort((a, b) => (a.key < b.key ? -1 : 1))) {
+    for (const entry of all.sort((a, b) => (a.key < b.key ? -1 : 1))) {
       buckets[Number.parseInt(hashOf(entry.key).slice(0, 8), 16) % count]?.push(entry);
     }
     for (let index = count - 1; index >= 0; index--) {

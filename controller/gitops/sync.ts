@@ -5,12 +5,13 @@
  * 1. A repository that cannot be read, has no branch, or shares no past with what was applied changes nothing.
  * 2. A file or object with an error stops nothing but itself, and keeps its last good state.
  * 3. What will be created stands in the inventory before it is created; what is pruned stood there with its uid.
- * 4. A pass over an unchanged repository and an unchanged cluster writes nothing.
+ * 4. A pass over an unchanged repository and an unchanged cluster writes nothing, but that it once forgets what was pruned.
+ * 5. What comes back after it was pruned within half an hour is reported, and never deleted.
  */
 import { configMaps, nodeAllocations, physicalNodes } from '../api/meta.ts';
 import type { GroupVersionKind } from '../kube/port.ts';
-import { type ApplyContext, type ApplyOutcome, applyObject, pruneObject } from './apply.ts';
-import { type DesiredObject, type DesiredState, desiredState, objectTitle } from './desired.ts';
+import { type ApplyContext, type ApplyOutcome, applyObject, isBack, pruneObject } from './apply.ts';
+import { appliedByAnnotation, type DesiredObject, type DesiredState, desiredState, objectTitle } from './desired.ts';
 import { hashOf, type Inventory, type InventoryEntry, InventoryError, InventoryStore } from './inventory.ts';
 import type { Difference } from './merge.ts';
 import { compareProblems, oneLine, type Problem } from './problems.ts';
@@ -42,6 +43,8 @@ export interface SyncOptions extends Omit<ApplyContext, 'signal' | 'sync'> {
 const noCounts: SyncCounts = { created: 0, changed: 0, unchanged: 0, pruned: 0, failed: 0, kept: 0 };
 /** Objects in flight: the API server serves a service account 32 at a time without complaint, others want some too. */
 const concurrency = 8;
+/** Longer than a request may travel, and than a process stands still that is about to send one. */
+const rememberPrunedMs = 1_800_000;
 
 function refusal(gvk: GroupVersionKind, namespace: string | undefined, operatorNamespace: string): string | undefined {
   if (gvk.kind === physicalNodes.kind && gvk.group === physicalNodes.group) {
@@ -119,6 +122,8 @@ class Pass {
   readonly #counts = { ...noCounts };
   /** Missing, and waiting for a confirmation because they were there before the repository named them. */
   readonly #adopted: InventoryEntry[] = [];
+  /** By key, what was pruned a short while ago. */
+  readonly #pruned = new Map<string, InventoryEntry>();
 
   constructor(options: SyncOptions, signal: AbortSignal | undefined) {
     const { kube, clock, random, validator, name: sync, operatorNamespace } = options;
@@ -176,11 +181,17 @@ class Pass {
     const settings = this.#options.prune ?? defaultPruneSettings;
     const plan = planPrune({ inventory, desired, history, commit, confirmed, settings });
 
+    for (const entry of inventory.pruned ?? []) this.#pruned.set(entry.key, entry);
     const entries = new Map(inventory.entries.map((entry) => [entry.key, entry]));
     for (const object of desired.valid.values()) entries.set(object.key, entryOf(object, entries.get(object.key)));
     for (const entry of [...plan.kept, ...plan.waiting]) entries.set(entry.key, entry);
     const record = (): Promise<void> =>
-      this.#inventoryStore.write({ entries: [...entries.values()], commit, unread: plan.unread });
+      this.#inventoryStore.write({
+        entries: [...entries.values()],
+        pruned: [...this.#pruned.values()],
+        commit,
+        unread: plan.unread,
+      });
     const isNew = [...desired.valid.keys()].some((key) => inventory.entries.every((entry) => entry.key !== key));
     if (isNew) {
       // Cut off now, the next pass must not take what this commit brought, or what a rewritten branch did, for something that their successor
@@ -190,6 +201,7 @@ class Pass {
     }
     try {
       await this.#applyAll([...desired.valid.values()], entries);
+      await this.#lookForPruned(entries);
       await this.#pruneAll(plan, entries, isConfirmed(confirmed, commit));
     } finally {
       await record();
@@ -200,15 +212,38 @@ class Pass {
   async #applyAll(objects: readonly DesiredObject[], entries: Map<string, InventoryEntry>): Promise<void> {
     const isNamespace = (object: DesiredObject): boolean => object.gvk.group === '' && object.gvk.kind === 'Namespace';
     for (const wave of [objects.filter(isNamespace), objects.filter((object) => !isNamespace(object))]) {
-      const queue = wave.values();
-      const work = async (): Promise<void> => {
-        for (const object of queue) {
-          this.#context.signal?.throwIfAborted();
-          this.#note(object, await applyObject(this.#context, object), entries);
-        }
-      };
-      await Promise.all(Array.from({ length: concurrency }, work));
+      await this.#forEach(wave, async (object) =>
+        this.#note(object, await applyObject(this.#context, object), entries),
+      );
     }
+  }
+
+  async #forEach<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
+    const queue = items.values();
+    const one = async (): Promise<void> => {
+      for (const item of queue) {
+        this.#context.signal?.throwIfAborted();
+        await work(item);
+      }
+    };
+    await Promise.all(Array.from({ length: concurrency }, one));
+  }
+
+  /** What is back may as well be the copy with which somebody undid the deletion: it is never deleted again. */
+  async #lookForPruned(entries: ReadonlyMap<string, InventoryEntry>): Promise<void> {
+    const nowMs = this.#context.clock.now();
+    await this.#forEach([...this.#pruned.values()], async ({ key, uid, prunedAtMs = 0, ...entry }) => {
+      const found = entries.has(key) ? 'no' : await isBack(this.#context, { key, ...entry }, uid);
+      if (found === 'yes') {
+        const object = objectTitle(entry.kind, entry.namespace, entry.name);
+        const reason = 'it was deleted as the repository says, and stands there again; left as it is';
+        const hint = `delete it or define it again; to keep it without the repository, remove its annotation ${appliedByAnnotation}`;
+        this.#problems.push({ file: entry.file, object, severity: 'error', reason, hint });
+      }
+      // Also a time that lies ahead, of a clock that was wrong, must not keep it for ever.
+      const isOver = found === 'no' && Math.abs(nowMs - prunedAtMs) > rememberPrunedMs;
+      if (entries.has(key) || isOver) this.#pruned.delete(key);
+    });
   }
 
   #note(desired: DesiredObject, outcome: ApplyOutcome, entries: Map<string, InventoryEntry>): void {
@@ -257,6 +292,9 @@ class Pass {
       if (outcome.result === 'failed') this.#counts.failed += 1;
       else entries.delete(entry.key);
       if (outcome.result === 'deleted') this.#counts.pruned += 1;
+      if (outcome.result === 'deleted' || outcome.result === 'gone') {
+        this.#pruned.set(entry.key, { ...entry, prunedAtMs: this.#context.clock.now() });
+      }
     }
   }
 

@@ -5,8 +5,19 @@ import assert from 'node:assert/strict';
 import { renameSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { computeEnvironments, configMaps, namespaces, nodeAllocations } from '../../controller/api/meta.ts';
+import type { SyncResult } from '../../controller/gitops/status.ts';
+import { syncOnce } from '../../controller/gitops/sync.ts';
 import { type KubeClient, KubeError } from '../../controller/kube/port.ts';
-import { allocationYaml, baseFiles, environmentYaml, gitIsHere, names, specOf, started } from './support.ts';
+import {
+  allocationYaml,
+  baseFiles,
+  environmentYaml,
+  gitIsHere,
+  names,
+  problemsOf,
+  specOf,
+  started,
+} from './support.ts';
 
 const skip = gitIsHere ? false : 'there is no git on this machine';
 
@@ -61,6 +72,36 @@ describe('what a sync holds back', { concurrency: 4 }, () => {
     await confirm(kube, repository.commit({ 'note.txt': 'one more' }));
     assert.equal((await sync()).result, 'Synced');
     assert.deepEqual(names(kube, nodeAllocations), ['cfd']);
+  });
+
+  test('what a late request brings back after it was pruned is reported, and not deleted', {
+    skip,
+  }, async (t) => {
+    const { repository, kube, options } = started(t);
+    let nowMs = 1_000_000_000_000;
+    const clock = { ...options.clock, now: () => nowMs };
+    const sync = (): Promise<SyncResult> => syncOnce({ ...options, clock });
+    repository.commit({ ...baseFiles, 'late.yaml': allocationYaml('late') });
+    await sync();
+    const { metadata, ...late } = await kube.get(nodeAllocations, { namespace: 'team-a', name: 'late' });
+    const { name, namespace = '', annotations = {} } = metadata;
+    repository.commit({ 'late.yaml': undefined });
+    assert.equal((await sync()).counts.pruned, 1);
+    assert.equal((await sync()).result, 'Synced');
+    const arrive = () => kube.create(nodeAllocations, { ...late, metadata: { name, namespace, annotations } });
+    await arrive();
+    const told = await sync();
+    assert.deepEqual([told.result, told.counts.pruned], ['Partial', 0]);
+    assert.match(problemsOf(told).join('\n'), /^late.yaml: .*stands there again; left as it is delete it or define/);
+    nowMs += 1_800_001;
+    kube.writes = 0;
+    assert.deepEqual([(await sync()).result, kube.writes], ['Partial', 0], 'said for as long as it is there');
+    await kube.delete(nodeAllocations, { namespace, name }, {});
+    assert.equal((await sync()).result, 'Synced');
+    await arrive();
+    kube.writes = 0;
+    assert.deepEqual([(await sync()).result, kube.writes], ['Synced', 0], 'forgotten after half an hour');
+    assert.deepEqual(names(kube, nodeAllocations), ['cfd', 'late']);
   });
 
   test('more than half at once waits for a confirmation', { skip }, async (t) => {
