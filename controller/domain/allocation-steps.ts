@@ -95,8 +95,9 @@ function heldUntil(draft: Draft): number | undefined {
 const nothingStarted = (draft: Draft): boolean =>
   [...draft.nodes, ...draft.replaced].every((name) => {
     const view = draft.input.member(name);
-    // One whose claim was lost may run this tenant's guest: its tenant keeps the grace period.
-    return view.claimed ? !view.guestStarted && view.state === 'Isolating' : view.state !== 'Orphaned';
+    // One whose claim was lost, or whose agent is not heard, may run this tenant's guest: its tenant keeps the grace period.
+    if (!view.claimed) return view.state !== 'Orphaned';
+    return view.reachable && !view.guestStarted && view.state === 'Isolating';
   });
 
 function setWindowEnd(draft: Draft, spec: NodeAllocationSpec): void {

@@ -351,3 +351,20 @@ test('a port that strayed is put back also when the switch fails at first', asyn
   await hall.clock.runUntil(() => domain() === own && moves() > before, hour);
   await hall.stop();
 });
+
+test('a deleted allocation keeps its grace period while no agent says whether its guest was started', async () => {
+  const hall = new MachineHall({ r0: 'r0n0' }, testRoom);
+  await hall.addAgents();
+  await hall.start();
+  await hall.clock.runUntil(() => hall.inState('Available') === 1);
+  await hall.environment('rocky');
+  await hall.allocation('job', 'rocky', 1);
+  await hall.clock.runUntil(() => claimedNames(hall).length === 1);
+  hall.agents.detach('r0');
+  await hall.clock.advance(60_000);
+  await hall.kube.delete(nodeAllocations, { namespace: 'cfd', name: 'job' });
+  await hall.clock.advance(60_000);
+  assert.equal(hall.seen('job')?.status?.ends?.reason, 'Deleted');
+  assert.equal(hall.seen('job')?.status?.ending, undefined);
+  await hall.stop();
+});
