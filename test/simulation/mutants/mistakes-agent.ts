@@ -160,6 +160,12 @@ const installing: readonly Mutant[] = [
         "if (ofThisEpoch && vmm.guest.state === 'Running' && row.starts > 0) return met;",
         "if (ofThisEpoch && vmm.guest.state === 'Running' && row.starts > 0) {\n    ctx.row = { ...row, guestStarted: true };\n    return met;\n  }",
       ),
+      // The operator does not believe an agent that it does not hear.
+      edit(
+        'controller/domain/allocation-steps.ts',
+        "return view.reachable && !view.guestStarted && view.state === 'Isolating';",
+        "return !view.guestStarted && view.state === 'Isolating';",
+      ),
     ],
   },
 ];
