@@ -43,6 +43,8 @@ export interface MachineTruth {
   offUntrue: boolean;
   /** Epoch to the uid of the allocation that an accepted instruction named under it. */
   readonly epochs: Map<number, string>;
+  /** Operations that were accepted, with the generation of the agent's log that knows them. */
+  readonly operations: Set<string>;
   /** Of those epochs, what no agent's log and what no operator's record may know any more. An epoch of both is given out again. */
   readonly forgotten: { readonly byAgent: Set<number>; readonly byOperator: Set<number> };
   /** Of its claims, the revision by epoch. */
@@ -71,6 +73,7 @@ export function newMachine(node: string, rack: string): MachineTruth {
     orderUntrue: false,
     offUntrue: false,
     epochs: new Map(),
+    operations: new Set(),
     forgotten: { byAgent: new Set(), byOperator: new Set() },
     revisions: new Map(),
     devirtualizedEpoch: undefined,

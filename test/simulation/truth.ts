@@ -147,7 +147,11 @@ export class Truth {
     machine.storeId = storeId;
     this.deeds++;
     for (const checker of this.#checkers) checker.accepted?.(instruction, term, machine, this);
-    if (instruction.verb === 'isolate' || instruction.verb === 'reimage') {
+    // One that comes again changes nothing, also where the epoch changed hands meanwhile.
+    const operation = `${machine.generation} ${instruction.operationId}`;
+    const isKnown = machine.operations.has(operation);
+    machine.operations.add(operation);
+    if (!isKnown && (instruction.verb === 'isolate' || instruction.verb === 'reimage')) {
       machine.epochs.set(instruction.epoch, instruction.args.allocation);
       machine.forgotten.byAgent.delete(instruction.epoch);
       machine.forgotten.byOperator.delete(instruction.epoch);
