@@ -4,7 +4,7 @@
  */
 import { deepEqual } from '../../../controller/kube/json.ts';
 import type { KubeObject } from '../../../controller/kube/port.ts';
-import { type Commit, pastOf, type Repository, rootOf, statementKey } from '../git-repository.ts';
+import { type Commit, type Repository, rootOf, statementKey } from '../git-repository.ts';
 import type { SyncWrite } from '../git-sync.ts';
 import type { Checker, Report } from './checker.ts';
 import { staleMs } from './rule-06-pruned.ts';
@@ -31,7 +31,11 @@ export function said(report: Report): Checker {
   const applied = new Set<string>();
 
   const isFollowed = (repository: Repository, commit: Commit): boolean =>
-    roots.has(rootOf(commit)) || pastOf(commit).some(({ id }) => repository.confirmed.has(id));
+    roots.has(rootOf(commit)) || isOfConfirmed(repository, commit);
+
+  /** The branch may be set back behind the commit that was confirmed: it is the same repository. */
+  const isOfConfirmed = (repository: Repository, commit: Commit): boolean =>
+    repository.stands.some(({ commit: one }) => repository.confirmed.has(one.id) && rootOf(one) === rootOf(commit));
 
   return {
     rule: 7,
