@@ -133,13 +133,9 @@ export class Truth {
 
   roomEvent(rack: string, event: RoomEvent): void {
     const machine = this.machine(event.node, rack);
-    if (this.#isTraced(event)) this.ground.trace.add(event.node, `${event.event} ${JSON.stringify(event.detail)}`);
+    this.ground.trace.add(event.node, `${event.event} ${JSON.stringify(event.detail)}`);
     for (const checker of this.#checkers) checker.machine?.(event, machine, this);
     takeIn(this, machine, event);
-  }
-
-  #isTraced(_event: RoomEvent): boolean {
-    return true;
   }
 
   accepted(agent: string, instruction: Instruction, term: number, storeId = ''): void {

@@ -11,7 +11,7 @@ import type { Checker, Report } from './checker.ts';
 
 /** A pass may go on so long after it looked at the branch: its process may stand still for ten minutes, and every call be slow. */
 export const staleMs = 1_500_000;
-/** As the sync's defaults say it (docs/gitops.md). */
+/** As `defaultPruneSettings` of controller/gitops/prune.ts says it; a checker has its own word. */
 const largestShare = 0.5;
 const smallestHeld = 4;
 
