@@ -20,6 +20,7 @@ import {
   dataPortsIn,
   isolated,
   isPrepared,
+  notAttested,
   notWiped,
   openEpoch,
   type Row,
@@ -149,9 +150,7 @@ function begin(row: Row, readings: Readings, instruction: Instruction, term: num
     case 'fence':
       return { row: { ...running, ended: true } };
     case 'attest':
-      return {
-        row: { ...running, reclaim: { ...row.reclaim, attestedNonce: '', wiped: [], isWiped: false, checked: false } },
-      };
+      return { row: { ...running, reclaim: { ...notAttested(row.reclaim), checked: false } } };
     case 'wipe':
       return {
         row: { ...running, reclaim: { ...row.reclaim, wiped: [], isWiped: false, erase: instruction.args.erase } },

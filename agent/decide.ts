@@ -12,7 +12,7 @@ import type { Certificate, Failure } from '../controller/api/protocol.generated.
 import type { MachineFacts, Readings } from './drivers/port.ts';
 import { type Act, type Context, failure, limits, met, type Outcome, powerIs, waitFor } from './needs.ts';
 import { reclaimStep } from './reclaim.ts';
-import { copyComplete, type Row, type RowOperation } from './row.ts';
+import { copyComplete, notAttested, type Row, type RowOperation } from './row.ts';
 import { devirtualizeStep, isolateStep, keepControlPort, keepServing, planOf, reimageStep } from './tenancy.ts';
 
 export interface Decision {
@@ -61,7 +61,7 @@ function absorb(row: Row, { machine, vmm }: Readings): Row {
   const { reclaim } = row;
   const attestedBootEnded = !vmm.trusted.up || vmm.trusted.nonce !== reclaim.attestedNonce;
   if (reclaim.attestedNonce !== '' && !reclaim.checked && attestedBootEnded) {
-    next = { ...next, reclaim: { ...reclaim, attestedNonce: '', wiped: [], isWiped: false } };
+    next = { ...next, reclaim: notAttested(reclaim) };
   }
   return next;
 }

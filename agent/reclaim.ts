@@ -27,7 +27,7 @@ import {
   vmmChange,
   waitFor,
 } from './needs.ts';
-import { dataPortsIn, notWiped, type RowOperation } from './row.ts';
+import { dataPortsIn, notAttested, notWiped, type RowOperation } from './row.ts';
 
 type ReclaimInstruction = Extract<Instruction, { verb: 'drain' | 'fence' | 'attest' | 'wipe' | 'check' }>;
 
@@ -116,7 +116,11 @@ function attestStep(ctx: Context, operation: RowOperation, nonce: string): Outco
         what: 'attestation',
       }),
   );
-  if (verified.kind === 'Met') ctx.row = { ...ctx.row, reclaim: { ...ctx.row.reclaim, attestedNonce: nonce } };
+  if (verified.kind === 'Met') {
+    const { attestation } = trusted;
+    const reclaim = { ...notAttested(ctx.row.reclaim), attestedNonce: nonce };
+    ctx.row = { ...ctx.row, reclaim: attestation === undefined ? reclaim : { ...reclaim, attestation } };
+  }
   return verified;
 }
 
@@ -179,17 +183,15 @@ function checkStep(ctx: Context, operation: RowOperation): Outcome {
 
 function certify(ctx: Context): void {
   const { row, nowMs } = ctx;
+  const { attestedNonce: nonce, attestation, erase = 'Quick', wiped } = row.reclaim;
   ctx.row = {
     ...row,
     guestStarted: false,
     commitSent: false,
     ended: false,
     certificate: {
-      epoch: row.epoch,
-      nonce: row.reclaim.attestedNonce,
-      at: new Date(nowMs).toISOString(),
-      erase: row.reclaim.erase ?? 'Quick',
-      disks: [...row.reclaim.wiped],
+      ...{ epoch: row.epoch, nonce, at: new Date(nowMs).toISOString(), erase, disks: [...wiped] },
+      ...(attestation === undefined ? {} : { attestation }),
     },
   };
 }

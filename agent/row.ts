@@ -5,8 +5,10 @@
  * 1. `epoch`, `seenEpoch` and `term` only grow.
  * 2. `guestStarted` is set before the power-on that could make it true, and reset by the certificate alone.
  * 3. `certificate` and `guestStarted` are never both present.
+ * 4. `reclaim.attestation` belongs to `reclaim.attestedNonce`: both come of one reading, and go together.
  */
 import type {
+  Attestation,
   Certificate,
   Failure,
   Instruction,
@@ -71,6 +73,8 @@ export interface Row {
   readonly reclaim: {
     readonly drained: boolean;
     readonly attestedNonce: string;
+    /** How, as it was read with the nonce; absent where nobody says. */
+    readonly attestation?: Attestation;
     readonly wiped: readonly string[];
     /** A wipe came to its end in this attested boot, with every disk that inventory, image or tenancy knew of. */
     readonly isWiped?: boolean;
@@ -83,6 +87,11 @@ export interface Row {
 }
 
 const nothingReclaimed: Row['reclaim'] = { drained: false, attestedNonce: '', wiped: [], checked: false };
+
+/** No boot of the machine is attested, and nothing that one did counts. */
+export function notAttested({ attestation: _over, ...reclaim }: Row['reclaim']): Row['reclaim'] {
+  return { ...reclaim, attestedNonce: '', wiped: [], isWiped: false };
+}
 
 export function freshRow(node: string): Row {
   return {

@@ -13,6 +13,7 @@
  * Reading is cheap (memory): drivers of real hardware poll or subscribe on their own and keep the newest reading.
  */
 import type {
+  Attestation,
   Environment,
   Failure,
   Inventory,
@@ -129,6 +130,8 @@ export interface VmmReading {
     readonly up: boolean;
     /** Nonce of the verified quote; empty before it. */
     readonly nonce: string;
+    /** How that answer was verified; absent before it, and where the driver cannot say. */
+    readonly attestation?: Attestation;
     /** Serial numbers of the disks that were wiped and read back, in this boot. */
     readonly wiped: readonly string[];
     readonly checked: boolean;

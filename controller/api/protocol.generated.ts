@@ -8,6 +8,10 @@ export type Line = Hello | NodeLine | Gone | Synced | Alive;
  */
 export type NodeName = string;
 /**
+ * What showed that it was the trusted image which wiped and checked. Absent from a certificate: unknown.
+ */
+export type Attestation = TokenAttestation | TpmAttestation;
+/**
  * What is to be done.
  */
 export type Verb =
@@ -288,6 +292,23 @@ export interface Certificate {
    * @maxItems 64
    */
   disks: string[];
+  attestation?: Attestation;
+}
+/**
+ * It answered with the token of its boot, which whatever the machine booted can have read.
+ */
+export interface TokenAttestation {
+  method: 'Token';
+}
+/**
+ * A quote of the machine's enrolled TPM, over fresh bytes, was right by these reference values, and the machine was still in that boot at the end of the check.
+ */
+export interface TpmAttestation {
+  method: 'Tpm';
+  /**
+   * Of the file of reference values that the boot met.
+   */
+  referenceSha256: string;
 }
 /**
  * A network port, as read back from the fabric.

@@ -952,6 +952,19 @@ export interface PhysicalNodeStatus {
      * When.
      */
     at: string;
+    /**
+     * What showed that it was the trusted image which wiped and checked. Absent: unknown, as in a record that is older than this field.
+     */
+    attestation?: {
+      /**
+       * Tpm: a quote of the machine's enrolled TPM. Token: it answered with the token of its boot, which whatever the machine booted can have read. Unknown: the agent's log does not say.
+       */
+      method: 'Tpm' | 'Token' | 'Unknown';
+      /**
+       * Of the agent's file of reference values that the boot met.
+       */
+      referenceSha256?: string;
+    };
   };
   /**
    * What was last read back when this status was written.

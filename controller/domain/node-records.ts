@@ -128,12 +128,12 @@ export function observedFacts(facts: NodeObservation): NonNullable<PhysicalNodeS
   };
 }
 
-/** The clean certificate as the agent's log holds it, and which log that is. */
-export function certificateRecord({ facts, storeId = '' }: NodeInput): RecordPatch {
+/** The clean certificate as the agent's log holds it, and which log that is. What it does not say of the attestation is unknown. */
+export function certificateRecord({ facts, storeId = '' }: Partial<Pick<NodeInput, 'facts' | 'storeId'>>): RecordPatch {
   const certificate = facts?.record.certificate;
   if (certificate === undefined) return {};
-  const { epoch, nonce, at } = certificate;
-  return { certificate: { epoch, storeId, nonce, at } };
+  const { epoch, nonce, at, attestation = { method: 'Unknown' } } = certificate;
+  return { certificate: { epoch, storeId, nonce, at, attestation } };
 }
 
 export function inventoryOf(facts: NodeObservation): RecordPatch {

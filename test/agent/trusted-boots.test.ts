@@ -95,7 +95,10 @@ test('a boot that ends takes its jobs with it, and a new nonce starts anew', asy
   const again = boots.attest('n0', 'n1');
   await send(start, 'POST', '/results/2', 'nonce=n1\ndone=attest\n');
   await again;
-  assert.deepEqual(boots.read('n0'), { up: true, nonce: 'n1', wiped: [], checked: false });
+  assert.deepEqual(boots.read('n0'), {
+    ...{ up: true, nonce: 'n1', wiped: [], checked: false },
+    attestation: { method: 'Token' },
+  });
   const ended = assert.rejects(boots.wipe('n0', 'Full'), /ended/);
   boots.begin('n0');
   await ended;
@@ -154,13 +157,14 @@ test('a machine that cannot boot what it is given asks again, and does not fall 
 });
 
 test('what one boot proved is not noted for the next', async (t) => {
+  const attestation = { method: 'Token' } as const;
   const { boots, send } = await room(t);
   const first = boots.begin('n0');
   await send(first, 'POST', '/up');
   const second = boots.begin('n0');
   await send(second, 'POST', '/up');
-  assert.throws(() => boots.attested('n0', 'nonce', first.bootId), /started anew/);
-  assert.equal(boots.read('n0').nonce, '');
-  boots.attested('n0', 'nonce', second.bootId);
-  assert.equal(boots.read('n0').nonce, 'nonce');
+  assert.throws(() => boots.attested('n0', { nonce: 'nonce', bootId: first.bootId, attestation }), /started anew/);
+  assert.deepEqual([boots.read('n0').nonce, boots.read('n0').attestation], ['', undefined]);
+  boots.attested('n0', { nonce: 'nonce', bootId: second.bootId, attestation });
+  assert.deepEqual([boots.read('n0').nonce, boots.read('n0').attestation], ['nonce', attestation]);
 });

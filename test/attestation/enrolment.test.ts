@@ -8,10 +8,15 @@ import { endorsementFingerprint } from '../../agent/attestation/attest.ts';
 import { parseReference, type ReferenceValues, referenceOf } from '../../agent/attestation/reference.ts';
 import { type AttestationSettings, openTpmAttestation } from '../../agent/drivers/boot/attestation-settings.ts';
 import { Enrolments } from '../../agent/drivers/boot/enrolments.ts';
-import { attestByTpm, type TpmAttestationOptions } from '../../agent/drivers/boot/tpm-attestation.ts';
+import {
+  attestByTpm,
+  type ReferenceFile,
+  type TpmAttestationOptions,
+} from '../../agent/drivers/boot/tpm-attestation.ts';
 import type { TrustedImage } from '../../agent/drivers/boot/trusted-boot.ts';
 import type { Facts } from '../../agent/drivers/boot/trusted-facts.ts';
 import { unifiedKernel } from '../../agent/drivers/qemu/images/unified-kernel.ts';
+import type { Attestation } from '../../controller/api/protocol.generated.ts';
 import { systemClock as clock } from '../../controller/runtime/clock.ts';
 import { systemRandom as random } from '../../controller/runtime/random.ts';
 import { machineOptions, ownDirectory } from '../lab/one-machine.ts';
@@ -23,6 +28,11 @@ const { applications, initrd, commandLine } = policyOf();
 const image: ReferenceValues = { version: 1, name: 'trusted-1.efi', applications, initrd };
 const newer: ReferenceValues = { ...image, name: 'trusted-2.efi', applications: ['ab'.repeat(32), 'cd'.repeat(32)] };
 
+/** Reference values as they lie in a file. */
+function fileOf(values: ReferenceValues): ReferenceFile {
+  return { values, sha256: createHash('sha256').update(JSON.stringify(values)).digest('hex') };
+}
+
 /** A machine that booted once, and the agent's files of it. */
 async function machine(t: TestContext, events: readonly Measured[] = bootEvents()) {
   const directory = await ownDirectory(t);
@@ -31,19 +41,23 @@ async function machine(t: TestContext, events: readonly Measured[] = bootEvents(
   for (const one of events) assert.equal((await carry(extendOf(one))).readUInt32BE(6), 0);
   const enrolments = new Enrolments(join(directory, 'rack'));
   const attested: string[] = [];
+  const met: Attestation[] = [];
   const facts: Facts = { cores: 1, memoryBytes: 1, systemUuid: '', hasTpm: true, disks: [], links: [] };
   const boots = {
     tpm: (_node: string, command: Buffer) => carry(command),
     eventLog: async () => eventLog(events),
     facts: (): Facts | undefined => facts,
-    attested: (_node: string, nonce: string) => void attested.push(nonce),
+    attested(_node: string, { nonce, attestation }: { nonce: string; attestation: Attestation }) {
+      attested.push(nonce);
+      met.push(attestation);
+    },
   };
   const options: TpmAttestationOptions = {
     ...{ enrolments, enrolment: 'Command', freshBytes: randomBytes, now: () => '2026-01-01T00:00:00Z' },
-    references: async () => [image],
+    references: async () => [fileOf(image)],
   };
   return {
-    ...{ directory, enrolments, attested, boots },
+    ...{ directory, enrolments, attested, met, boots },
     attest: (changed: Partial<TpmAttestationOptions> = {}) =>
       attestByTpm(boots, 'n0', { nonce: 'nonce', bootId: 'boot', commandLine }, { ...options, ...changed }),
   };
@@ -84,17 +98,20 @@ test('at first use a node is enrolled by itself, and then is that machine', swtp
 test('an image that is not ours enrols nobody', swtpm, async (t) => {
   const { attest, enrolments } = await machine(t);
   await assert.rejects(
-    attest({ enrolment: 'FirstUse', references: async () => [newer] }),
+    attest({ enrolment: 'FirstUse', references: async () => [fileOf(newer)] }),
     /not the trusted image trusted-2.efi: something unknown ran before the kernel \(PCR 4, EFI_BOOT_SERVICES_APPLICATION/,
   );
   assert.equal(enrolments.read('n0'), undefined);
 });
 
 test('while an image is rotated both are right, and neither once it is taken away', swtpm, async (t) => {
-  const { attest } = await machine(t);
-  await attest({ enrolment: 'FirstUse', references: async () => [newer, image] });
-  await attest({ references: async () => [image, newer] });
-  await assert.rejects(attest({ references: async () => [newer] }), /not the trusted image trusted-2.efi/);
+  const { attest, met } = await machine(t);
+  await attest({ enrolment: 'FirstUse', references: async () => [fileOf(newer), fileOf(image)] });
+  await attest({ references: async () => [fileOf(image), fileOf(newer)] });
+  // It names the one that it met, wherever that stands.
+  const { sha256 } = fileOf(image);
+  assert.deepEqual(met, Array(2).fill({ method: 'Tpm', referenceSha256: sha256 }));
+  await assert.rejects(attest({ references: async () => [fileOf(newer)] }), /not the trusted image trusted-2.efi/);
   await assert.rejects(attest({ references: async () => [] }), /no reference values/);
 });
 
@@ -173,14 +190,14 @@ test('a rack whose attestation lacks a file does not start, and the message name
   writeFileSync(`${unified}.reference.json`, '{}');
   assert.throws(() => open({ unified }), /trusted\.efi\.reference\.json: its version is not 1/);
   writeFileSync(`${unified}.reference.json`, JSON.stringify(image));
-  assert.deepEqual(await open({ unified }).references(), [image]);
+  assert.deepEqual(await open({ unified }).references(), [fileOf(image)]);
   assert.throws(() => open({ unified }, { manufacturers: [unified] }), /trusted\.efi: .*ENOENT/);
   writeFileSync(unified, 'no certificate');
   assert.throws(() => open({ unified }, { manufacturers: [unified] }), /no certificate is in it/);
   // Replaced while the agent runs.
   const { references } = open({ unified });
   writeFileSync(`${unified}.reference.json`, JSON.stringify(newer));
-  assert.deepEqual(await references(), [newer]);
+  assert.deepEqual(await references(), [fileOf(newer)]);
   rmSync(`${unified}.reference.json`);
   await assert.rejects(references(), /reference values .*ENOENT/);
 });

@@ -76,7 +76,9 @@ async function wipedMachine(t: TestContext): Promise<Room> {
     baselines: new Map(),
     tpm: {
       ...{ enrolments: new Enrolments(join(directory, 'rack')), enrolment: 'FirstUse', freshBytes: randomBytes },
-      references: async () => [{ version: 1, name: 'trusted.efi', applications, initrd }],
+      references: async () => [
+        { values: { version: 1, name: 'trusted.efi', applications, initrd }, sha256: 'ab'.repeat(32) },
+      ],
       now: () => '2026-01-01T00:00:00Z',
     },
   });
@@ -119,7 +121,8 @@ async function wipedMachine(t: TestContext): Promise<Room> {
   while (!side.read('n0').up) await new Promise((resolve) => setImmediate(resolve));
   await side.attest('n0', 'nonce');
   await side.wipe('n0', 'Quick');
-  assert.deepEqual(side.read('n0'), { up: true, nonce: 'nonce', wiped: ['A'], checked: false });
+  const attestation = { method: 'Tpm', referenceSha256: 'ab'.repeat(32) };
+  assert.deepEqual(side.read('n0'), { up: true, nonce: 'nonce', attestation, wiped: ['A'], checked: false });
   return room;
 }
 

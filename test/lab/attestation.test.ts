@@ -3,9 +3,11 @@
  * quote for a fresh nonce, and only then has the disks wiped.
  */
 import assert from 'node:assert/strict';
-import { cpSync, statSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { cpSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { referenceSuffix } from '../../agent/attestation/reference.ts';
 import { Enrolments } from '../../agent/drivers/boot/enrolments.ts';
 import { buildLabImages } from '../../agent/drivers/qemu/images/build.ts';
 import { enrolment, steps } from '../support/agent-room.ts';
@@ -43,6 +45,9 @@ test(
     assert.equal(enrolments.permission('n0'), undefined, 'once');
     assert.equal(statSync(join(lab.rackDirectory, 'n0', 'tpm.json')).mode & 0o777, 0o600);
     assert.equal(lab.agent.seen().record.certificate?.epoch, 1);
+    const reference = readFileSync(`${trusted.unified}${referenceSuffix}`);
+    const referenceSha256 = createHash('sha256').update(reference).digest('hex');
+    assert.deepEqual(lab.agent.seen().record.certificate?.attestation, { method: 'Tpm', referenceSha256 });
     for (const disk of ['sda', 'sdb'])
       assert.ok(
         lab.disk(disk).every((byte) => byte === 0),

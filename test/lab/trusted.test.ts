@@ -66,7 +66,13 @@ test('the trusted image attests, wipes every disk and checks the machine', machi
   );
 
   await boots.attest('n0', 'c0ffee');
-  assert.deepEqual(boots.read('n0'), { up: true, nonce: 'c0ffee', wiped: [], checked: false });
+  assert.deepEqual(boots.read('n0'), {
+    up: true,
+    nonce: 'c0ffee',
+    attestation: { method: 'Token' },
+    wiped: [],
+    checked: false,
+  });
 
   await assert.rejects(boots.wipe('n0', 'Crypto'), /not wiped: n0-sda: this image cannot do Crypto/);
   assert.equal(await isBlank(disks[0] ?? ''), false);

@@ -10,9 +10,9 @@ import { readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
-import { parseReference, type ReferenceValues, referenceSuffix } from '../../attestation/reference.ts';
+import { parseReference, referenceSuffix } from '../../attestation/reference.ts';
 import { Enrolments } from './enrolments.ts';
-import type { TpmAttestationOptions } from './tpm-attestation.ts';
+import type { ReferenceFile, TpmAttestationOptions } from './tpm-attestation.ts';
 import type { TrustedImage } from './trusted-boot.ts';
 
 export interface AttestationSettings {
@@ -108,9 +108,11 @@ export function openTpmAttestation(
   };
 }
 
-async function readReference(file: string): Promise<ReferenceValues> {
+async function readReference(file: string): Promise<ReferenceFile> {
   try {
-    return parseReference(await readFile(file, 'utf8'));
+    const content = await readFile(file);
+    const sha256 = createHash('sha256').update(content).digest('hex');
+    return { values: parseReference(content.toString('utf8')), sha256 };
   } catch (error) {
     throw new Error(`reference values ${file}: ${(error as Error).message}`);
   }

@@ -33,12 +33,19 @@ import type { TrustedBoots } from './trusted.ts';
 /** What is asked of the rack's side of the trusted image. */
 type Carriers = Pick<TrustedBoots, 'tpm' | 'eventLog' | 'facts' | 'attested'>;
 
+/** Reference values as a file holds them. */
+export interface ReferenceFile {
+  readonly values: ReferenceValues;
+  /** Of the file, hexadecimal. */
+  readonly sha256: string;
+}
+
 export interface TpmAttestationOptions extends EnrolOptions {
   readonly enrolments: Enrolments;
   /** Command: a node is enrolled where a person permitted it. FirstUse: also one that never was, at its first trusted boot. */
   readonly enrolment: 'Command' | 'FirstUse';
   /** Of the images that are trusted now, the one that is served first. Rejects when they cannot be read. */
-  readonly references: () => Promise<readonly ReferenceValues[]>;
+  readonly references: () => Promise<readonly ReferenceFile[]>;
   /** ISO 8601. */
   readonly now: () => string;
 }
@@ -52,20 +59,20 @@ function policyFor(
   return { applications, initrd, commandLine, firmware, others };
 }
 
-/** @throws Error for people with what differs from the image that it differs least from */
+/** @returns the first that it meets. @throws Error for people with what differs from the image that it differs least from */
 function judgeBoot(
   log: EventLog,
-  references: readonly ReferenceValues[],
+  references: readonly ReferenceFile[],
   commandLine: string,
   machine: Pick<KeptEnrolment, 'firmware' | 'others'>,
-): void {
+): ReferenceFile {
   const judged = references.map((reference) => ({
-    name: reference.name,
-    faults: policyFaults(log, policyFor(reference, commandLine, machine)),
+    ...{ reference, name: reference.values.name },
+    faults: policyFaults(log, policyFor(reference.values, commandLine, machine)),
   }));
   const [nearest] = judged.sort((a, b) => a.faults.length - b.faults.length);
   if (nearest === undefined) throw new Error('no reference values of a trusted image are there');
-  if (nearest.faults.length === 0) return;
+  if (nearest.faults.length === 0) return nearest.reference;
   throw new Error(`what was measured is not the trusted image ${nearest.name}: ${nearest.faults.join('; ')}`);
 }
 
@@ -132,8 +139,8 @@ export async function attestByTpm(
   const enrolment = kept ?? options.enrolments.read(node);
   if (enrolment === undefined) throw new Error('the enrolment was not kept');
   const { log, quoted } = await quotedBoot(boots, node, enrolment, qualifying(nonce, options));
-  judgeBoot(log, await options.references(), commandLine, enrolment);
-  boots.attested(node, nonce, bootId);
+  const { sha256 } = judgeBoot(log, await options.references(), commandLine, enrolment);
+  boots.attested(node, { nonce, bootId, attestation: { method: 'Tpm', referenceSha256: sha256 } });
   return quoted;
 }
 

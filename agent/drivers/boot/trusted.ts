@@ -9,6 +9,7 @@
  */
 import { createHmac, timingSafeEqual } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Attestation } from '../../../controller/api/protocol.generated.ts';
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
 import type { Erase, VmmReading } from '../port.ts';
@@ -42,6 +43,7 @@ interface Boot {
   readonly token: Buffer;
   facts?: Facts;
   nonce: string;
+  attestation?: Attestation;
   wiped: string[];
   checked: boolean;
   lastJob: number;
@@ -98,7 +100,8 @@ export class TrustedBoots {
   read(node: string): VmmReading['trusted'] {
     const boot = this.#byNode.get(node);
     if (boot?.facts === undefined) return nothingUp;
-    return { up: true, nonce: boot.nonce, wiped: boot.wiped, checked: boot.checked };
+    const { nonce, attestation, wiped, checked } = boot;
+    return { up: true, nonce, ...(attestation === undefined ? {} : { attestation }), wiped, checked };
   }
 
   /** What the machine said of itself when the trusted image came up. */
@@ -117,17 +120,25 @@ export class TrustedBoots {
       if (key === 'nonce') echoed = value;
     });
     if (echoed !== nonce) throw new Error('the trusted image answered another nonce');
-    this.attested(node, nonce, boot.bootId);
+    this.attested(node, { nonce, bootId: boot.bootId, attestation: { method: 'Token' } });
   }
 
   /**
    * A verified answer to the nonce: wiped and checked start anew.
-   * @param bootId of the boot that gave the answer. @throws when the node has begun another one since
+   * @param answer `bootId` of the boot that gave it; `attestation` by what it was verified. @throws when the node has begun another boot since
    */
-  attested(node: string, nonce: string, bootId: string): void {
+  attested(
+    node: string,
+    {
+      nonce,
+      bootId,
+      attestation,
+    }: { readonly nonce: string; readonly bootId: string; readonly attestation: Attestation },
+  ): void {
     const boot = this.#up(node);
     if (boot.bootId !== bootId) throw new Error('the machine started anew while it was attested');
     boot.nonce = nonce;
+    boot.attestation = attestation;
     boot.wiped = [];
     boot.checked = false;
     this.#options.onChange(node);

@@ -243,6 +243,10 @@ const silent = ({ begunEpoch, changes: { vmm: change } }: SimMachine): VmmReadin
   ...(change === undefined ? {} : { change }),
 });
 
+/** The machines have no TPM: a boot is known by its key. */
+const attestationOf = (nonce: string): Pick<VmmReading['trusted'], 'attestation'> =>
+  nonce === '' ? {} : { attestation: { method: 'Token' } };
+
 function simulatedVmm(rack: SimulatedRack): Vmm {
   const { durations } = rack.room;
   const inside = (node: string, to: string, token: string, durationMs: number, step: FailingStep): void =>
@@ -260,7 +264,7 @@ function simulatedVmm(rack: SimulatedRack): Vmm {
         ...(machine.begunEpoch === undefined ? {} : { begunEpoch: machine.begunEpoch }),
         guest: guestOf(machine),
         copy: copyOf(machine),
-        trusted: { up: machine.stage === 'Trusted', nonce, wiped, checked },
+        trusted: { up: machine.stage === 'Trusted', nonce, ...attestationOf(nonce), wiped, checked },
         ...(machine.failure === undefined ? {} : { failure: machine.failure }),
         ...(change === undefined ? {} : { change }),
       };

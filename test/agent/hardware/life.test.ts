@@ -29,6 +29,7 @@ test('a machine behind BMC, switch and VMM channel goes from delivery to bare me
   assert.equal(machine.power(), 'On');
   await hall.runAll([steps.drain(), ...enrolment], 3);
   assert.equal(hall.seen().record.certificate?.epoch, 3);
+  assert.deepEqual(hall.seen().record.certificate?.attestation, { method: 'Token' });
   assert.deepEqual(machine.booted, ['Trusted', 'Vmm', 'Trusted']);
   assert.deepEqual(hall.errors, []);
 });
