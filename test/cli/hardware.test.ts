@@ -24,7 +24,8 @@ async function configuration(change: (hardware: Section) => void = () => {}): Pr
   const ca = await sharedCa();
   const { certPem, keyPem } = await ca.issue('r0', ['r0']);
   for (const place of ['pki', 'secrets', 'vmm', 'trusted']) mkdirSync(join(scratch, place), { recursive: true });
-  for (const name of ['ca.crt', 'bmc-ca.crt', 'switches.crt']) writeFileSync(join(scratch, 'pki', name), ca.caPem);
+  for (const name of ['ca.crt', 'bmc-ca.crt', 'switches.crt', 'images.crt'])
+    writeFileSync(join(scratch, 'pki', name), ca.caPem);
   writeFileSync(join(scratch, 'pki/server.crt'), certPem);
   writeFileSync(join(scratch, 'pki/server.key'), keyPem, { mode: 0o600 });
   writeFileSync(join(scratch, 'secrets/bmc.json'), '{"username": "u", "password": "a-secret"}', { mode: 0o600 });

@@ -173,7 +173,7 @@ class HardwareRack {
   async #source(): Promise<ImageSource> {
     const { images } = this.#settings;
     const { directory, clock, random, onError } = this.#context;
-    const { directories = [], prefixes = [], rateBytes, memoryBytes, diskBytes, port, transport, aoe } = images;
+    const { directories = [], prefixes = [], ca, rateBytes, memoryBytes, diskBytes, port, transport, aoe } = images;
     const exporter = await RackExporter.start({
       directory: join(directory, 'cache'),
       // With AoE nobody reads over TCP.
@@ -181,6 +181,7 @@ class HardwareRack {
       addressOf: (node) => addressIn(this.#own(node).control.machine),
       ...{ memoryBytes, diskBytes, clock, random, onError },
       policy: { directories, prefixes },
+      ...(ca === undefined ? {} : { http: { caPem: readFileSync(ca, 'utf8') } }),
       ...(rateBytes === undefined ? {} : { rateBytes }),
       onFault: (_digest, error) => onError(error),
     });

@@ -32,7 +32,11 @@ export function withPaths(settings: HardwareSettings, at: At): HardwareSettings 
     ...(bmc === undefined ? {} : { bmc: inBmc(bmc, at) }),
     ...(attestation === undefined ? {} : { attestation: withAttestationPaths(attestation, at) }),
     fabric: { ...fabric, ...(fabric.http === undefined ? {} : { http: inHttp(fabric.http, at) }) },
-    images: { ...images, directories: (images.directories ?? []).map(at) },
+    images: {
+      ...images,
+      directories: (images.directories ?? []).map(at),
+      ...(images.ca === undefined ? {} : { ca: at(images.ca) }),
+    },
     boot: {
       ...boot,
       vmm: { ...boot.vmm, directory: at(boot.vmm.directory) },

@@ -73,6 +73,8 @@ export interface HardwareSettings {
     /** Where images may come from: directories of this host, and beginnings of addresses. Tenants name the images. */
     readonly directories?: readonly string[];
     readonly prefixes?: readonly string[];
+    /** Authorities (PEM) of https:// addresses, in place of those that Node knows. */
+    readonly ca?: string;
     readonly memoryBytes: number;
     readonly diskBytes: number;
     readonly rateBytes?: number;
@@ -130,7 +132,7 @@ export const hardwareSchema = closed(['fabric', 'images', 'boot', 'nodes'], {
     maxProperties: 1,
   },
   images: closed(['port', 'memoryBytes', 'diskBytes'], {
-    ...{ transport: { enum: ['Nbd', 'Aoe'] }, port: tcpPort, directories: list(text), prefixes: list(text) },
+    ...{ transport: { enum: ['Nbd', 'Aoe'] }, port: tcpPort, directories: list(text), prefixes: list(text), ca: text },
     ...{ memoryBytes: { type: 'integer', minimum: 2 ** 24 }, diskBytes: bytes, rateBytes: bytes },
     aoe: closed(['bridge', 'shelf', 'diskBytes'], {
       ...{ bridge: ifname, netns: name, diskBytes: bytes },

@@ -13,9 +13,11 @@ import { MemoryLog } from '../../../agent/log.ts';
 import type { Environment, Instruction, NodeObservation } from '../../../controller/api/protocol.generated.ts';
 import { systemClock as clock } from '../../../controller/runtime/clock.ts';
 import { systemRandom as random } from '../../../controller/runtime/random.ts';
+import { sharedCa } from '../../support/agent-network.ts';
 import { environment, type TestStep } from '../../support/agent-room.ts';
 import { testHardware } from '../../support/bmc-machine.ts';
 import { SwitchService } from '../../support/switch-service.ts';
+import { startOrigin } from '../image/support.ts';
 import { quickPolls, quickTimes } from '../redfish/bench.ts';
 import { PlayedMachine } from './played-machine.ts';
 
@@ -83,13 +85,18 @@ export class Hall {
     writeFileSync(join(files, 'kernel'), 'kernel');
     writeFileSync(join(directory, 'bmc.json'), JSON.stringify(credentials), { mode: 0o600 });
     const bytes = Buffer.concat([Buffer.alloc(1024), randomBytes(imageBytes - 1024)]);
-    writeFileSync(join(directory, 'os.raw'), bytes);
+    const ca = await sharedCa();
+    writeFileSync(join(directory, 'images.crt'), ca.caPem);
+    const origin = await startOrigin({ '/os.raw': bytes }, await ca.issue('images', ['localhost']));
     const sha256 = createHash('sha256').update(bytes).digest('hex');
-    const image = environment('r1', { url: `file://${directory}/os.raw`, sha256, sizeBytes: imageBytes });
+    const image = environment('r1', { url: `${origin.url}/os.raw`, sha256, sizeBytes: imageBytes });
     const settings: HardwareSettings = {
       bmc: { credentials: join(directory, 'bmc.json') },
       fabric: { http: { url } },
-      images: { port: imagePort, memoryBytes: 2 ** 24, diskBytes: 2 ** 26, directories: [directory] },
+      images: {
+        ...{ port: imagePort, memoryBytes: 2 ** 24, diskBytes: 2 ** 26 },
+        ...{ prefixes: [`${origin.url}/`], ca: join(directory, 'images.crt') },
+      },
       boot: {
         ...{ port: bootPort, channelPort },
         vmm: { directory: files, bios: 'bitvisor.elf', uefi: 'loadvmm.efi' },
@@ -113,7 +120,7 @@ export class Hall {
     t.after(async () => {
       await machine.off();
       await hall.stopAgent();
-      await Promise.all([bmc.close(), switches.close()]);
+      await Promise.all([bmc.close(), switches.close(), origin.stop()]);
       for (const path of [directory, hall.directory]) rmSync(path, { recursive: true, force: true });
     });
     await hall.startAgent();

@@ -50,7 +50,8 @@ test('the configuration that the page gives to copy is taken', () => {
   const validate = new Ajv({ allErrors: true }).compile(hardwareSchema);
   assert.ok(validate(hardware), JSON.stringify(validate.errors));
   checkSettings(nodes, hardware);
-  assert.equal(withPaths(hardware, (path) => `/at/${path}`).boot.trusted.kernel.slice(0, 4), '/at/');
+  const { boot, images } = withPaths(hardware, (path) => `/at/${path}`);
+  assert.deepEqual([boot.trusted.kernel.slice(0, 4), images.ca], ['/at/', '/at/pki/images.crt']);
 });
 
 test('what does not fit together is named', () => {

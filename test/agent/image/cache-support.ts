@@ -8,6 +8,7 @@ import { type ImageHandle, RackCache, type RackCacheOptions } from '../../../age
 import { descriptorBytes, digestOf } from '../../../agent/image/tree.ts';
 import { systemClock } from '../../../controller/runtime/clock.ts';
 import { seededRandom } from '../../../controller/runtime/random.ts';
+import type { TestIdentity } from '../../support/test-ca.ts';
 import { until as untilHolds } from '../../support/until.ts';
 import { kib, mib, startOrigin, type TestOrigin, treeFileOf } from './support.ts';
 
@@ -21,10 +22,10 @@ export interface Bench {
   spec(change?: Partial<ImageSpec>): ImageSpec;
 }
 
-/** An origin with `image` and its tree at /image.raw, and caches in one directory. */
-export async function bench(t: TestContext, image: Buffer): Promise<Bench> {
+/** An origin with `image` and its tree at /image.raw, by https:// with `tls`, and caches in one directory. */
+export async function bench(t: TestContext, image: Buffer, tls?: TestIdentity): Promise<Bench> {
   const treeFile = treeFileOf(image);
-  const origin = await startOrigin({ '/image.raw': image, '/image.raw.fsverity': treeFile });
+  const origin = await startOrigin({ '/image.raw': image, '/image.raw.fsverity': treeFile }, tls);
   const directory = await mkdtemp(join(tmpdir(), 'rack-cache-'));
   const caches: RackCache[] = [];
   const faults: string[] = [];

@@ -1,8 +1,10 @@
 /** Images of known contents, and a server that gives them and misbehaves on demand. */
 import { createCipheriv } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { encodeDescriptor, hashBlock, TreeBuilder, TreeLayout } from '../../../agent/image/tree.ts';
+import type { TestIdentity } from '../../support/test-ca.ts';
 
 export const kib = 1024;
 export const mib = 1_048_576;
@@ -62,19 +64,22 @@ function answer(origin: TestOrigin, request: IncomingMessage, response: ServerRe
   response.end(body);
 }
 
-export async function startOrigin(files: Record<string, Buffer>): Promise<TestOrigin> {
+/** @param tls with it the address is https://, of the host localhost */
+export async function startOrigin(files: Record<string, Buffer>, tls?: TestIdentity): Promise<TestOrigin> {
   let server: Server | undefined;
   let port = 0;
   const origin: TestOrigin = {
     get url() {
-      return `http://127.0.0.1:${port}`;
+      return tls === undefined ? `http://127.0.0.1:${port}` : `https://localhost:${port}`;
     },
     files: new Map(Object.entries(files)),
     sent: new Map(),
     misbehave: undefined,
     ranges: true,
     async start() {
-      server = createServer((request, response) => answer(origin, request, response));
+      const answers = (request: IncomingMessage, response: ServerResponse): void => answer(origin, request, response);
+      server =
+        tls === undefined ? createServer(answers) : createTlsServer({ cert: tls.certPem, key: tls.keyPem }, answers);
       await new Promise<void>((resolve) => server?.listen(port, '127.0.0.1', resolve));
       port = (server.address() as AddressInfo).port;
     },
