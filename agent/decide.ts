@@ -13,7 +13,15 @@ import type { MachineFacts, Readings } from './drivers/port.ts';
 import { type Act, type Context, failure, limits, met, type Outcome, powerIs, waitFor } from './needs.ts';
 import { reclaimStep } from './reclaim.ts';
 import { copyComplete, notAttested, type Row, type RowOperation } from './row.ts';
-import { devirtualizeStep, isolateStep, keepControlPort, keepServing, planOf, reimageStep } from './tenancy.ts';
+import {
+  closeStrayed,
+  devirtualizeStep,
+  isolateStep,
+  keepControlPort,
+  keepServing,
+  planOf,
+  reimageStep,
+} from './tenancy.ts';
 
 export interface Decision {
   readonly row: Row;
@@ -36,7 +44,9 @@ export function decide(row: Row, readings: Readings, options: DecideOptions): De
   keepPlan(ctx);
   keepServing(ctx);
   noticeSilence(ctx);
-  if (!ctx.acts.some((act) => act.kind === 'fabric' && act.role === 'Control')) keepControlPort(ctx);
+  const asksFor = (role: 'Control' | 'Data') => ctx.acts.some((act) => act.kind === 'fabric' && act.role === role);
+  if (!asksFor('Control')) keepControlPort(ctx);
+  if (!asksFor('Data')) closeStrayed(ctx);
   return { row: ctx.row, acts: ctx.acts, waits: ctx.waits };
 }
 

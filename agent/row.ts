@@ -126,8 +126,16 @@ export function openEpoch(row: Row, epoch: number, kind: 'Tenancy' | 'Reclaim', 
     ...(row.cleanDisks === undefined || row.mapSeen || kind === 'Reclaim' ? {} : { cleanDisks: row.cleanDisks }),
     // A second reclaim is a person's, who looked at what is missing.
     ...(row.disksInUse === undefined || row.kind === 'Reclaim' ? {} : { disksInUse: row.disksInUse }),
-    ...(row.isolation === undefined || kind === 'Reclaim' ? {} : { isolation: row.isolation }),
+    ...carriedIsolation(row, kind),
   };
+}
+
+/** In a reclaim it says where the guest's ports belong until the fence, and nothing is done about it; the next tenant's is another. */
+function carriedIsolation({ kind, isolation }: Row, next: 'Tenancy' | 'Reclaim'): Pick<Row, 'isolation'> {
+  if (isolation === undefined || (kind === 'Reclaim' && next === 'Tenancy')) return {};
+  return next === 'Reclaim' && isolation.status === 'Running'
+    ? { isolation: { ...isolation, status: 'Cancelled' } }
+    : { isolation };
 }
 
 /** A wipe that goes on, or failed for a disk that the inventory lacks, has not wiped all of them, however many it names. */

@@ -6,9 +6,10 @@
  *    a later one: from then on a machine that comes on by itself runs a guest. Power On comes after it, and only while every
  *    data port is read back in the domain of the isolation.
  * 2. The image is exported only under the digest that was asked for; another digest is never served.
- * 3. The commit is asked for in the decision that sets `commitSent`; whatever becomes of it, the control port is closed.
+ * 3. A port that left its domain is closed without anybody's instruction; only an instruction puts it back.
+ * 4. The commit is asked for in the decision that sets `commitSent`; whatever becomes of it, the control port is closed.
  */
-import type { Devirtualize, Disk, Environment, Reimage } from '../controller/api/protocol.generated.ts';
+import type { Devirtualize, Disk, Environment, Port, Reimage } from '../controller/api/protocol.generated.ts';
 import type { Readings, VmmPlan } from './drivers/port.ts';
 import {
   type Context,
@@ -76,6 +77,33 @@ function controlDomain(row: Row, { power, images, vmm }: Readings): 'closed' | '
   if (power.state === 'On' && isBare) return 'closed';
   const mayReturn = isTenancy && !row.commitSent && images.serving === 'Vmm';
   return mayReturn && power.state === 'Off' && power.order === 'Network' ? 'provisioning' : undefined;
+}
+
+/** How long a data port may stand elsewhere before it is closed: whoever leads puts it back within seconds of seeing it. */
+const strayMs = 30_000;
+
+/**
+ * A data port under a guest that may run, which left its domain and which nobody puts back, is closed, whoever instructs the agent or does
+ * not. It is never put back here: were this log older than the tenancy on the machine, that would be another tenant's domain.
+ */
+export function closeStrayed(ctx: Context): void {
+  const { row, readings } = ctx;
+  const { ports, dataChange } = readings.fabric;
+  const isMoving = row.isolation?.status === 'Running' || dataChange?.status === 'Pending';
+  if (!row.guestStarted || isMoving || !ports.some((port) => hasStrayed(port, row))) return;
+  const token = `${row.node}.${row.epoch}/keep/quarantine`;
+  if (!ctx.expired.has(token)) waitFor(ctx, token, strayMs, () => met);
+  else ctx.acts.push({ kind: 'fabric', role: 'Data', domain: 'quarantine', egress: 'None', token });
+}
+
+/** What cannot be read, and what still moves, is waited for; one whose move failed is as strayed as before. */
+function hasStrayed({ role, state, domain, egress }: Port, { kind, ended, isolation, operation }: Row): boolean {
+  if (role !== 'Data' || (state !== 'Ready' && state !== 'Error')) return false;
+  if (state === 'Ready' && domain === 'quarantine') return false;
+  const drains = operation?.status === 'Running' && operation.instruction.verb === 'drain';
+  if (kind === 'Reclaim' && ended && !drains) return true;
+  if (isolation === undefined) return false;
+  return state === 'Error' || domain !== isolation.domain || egress !== isolation.egress;
 }
 
 /** What the boot server answers while no operation needs it: nothing to a guest that came up without its hypervisor. */
