@@ -23,11 +23,15 @@ export function switchedOnIsolated(report: Report): Checker {
       }
     },
     atRest(truth) {
-      for (const { name, guest, broken, domains } of truth.machines.values()) {
-        const { state = '' } = truth.nodes.get(name)?.status ?? {};
-        if (guest === undefined || broken !== undefined || state === 'Quarantined' || state === 'Orphaned') continue;
+      for (const { name, guest, broken, domains, generation } of truth.machines.values()) {
+        const { state = '', claim, end } = truth.nodes.get(name)?.status ?? {};
+        const isHeld = state === 'Quarantined' || state === 'Orphaned';
+        // Where a log was lost, nobody knows any more where the ports of what the machine runs belong.
+        if (guest === undefined || broken !== undefined || (isHeld && generation > 0)) continue;
+        const isKept = !isHeld && claim !== undefined && end === undefined;
         for (const [port, domain] of domains) {
-          if (port === 'mgmt0' || isOwnDomain(truth, guest.owner, domain)) continue;
+          const isIsolated = isOwnDomain(truth, guest.owner, domain) && !(isKept && domain === 'quarantine');
+          if (port === 'mgmt0' || isIsolated) continue;
           report(
             2,
             `${name}: nobody put port ${port} of a guest of ${truth.nameOf(guest.owner)} back, it is in ${domain}`,
