@@ -195,6 +195,7 @@ function recordOf(row: Row): NodeRecord {
   return {
     term: row.term,
     epoch: row.epoch,
+    ...(row.seenEpoch > row.epoch ? { seenEpoch: row.seenEpoch } : {}),
     ...(row.allocation === undefined ? {} : { allocation: row.allocation }),
     ...(row.revision === undefined ? {} : { revision: row.revision }),
     guestStarted: row.guestStarted,

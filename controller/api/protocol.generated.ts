@@ -245,6 +245,10 @@ export interface Record {
    */
   epoch: number;
   /**
+   * Highest epoch of an instruction that was refused as Busy; nothing below it is accepted any more. Absent where it is not above `epoch`.
+   */
+  seenEpoch?: number;
+  /**
    * UID of the allocation that the epoch belongs to; absent in reclaim and when it never had one.
    */
   allocation?: string;

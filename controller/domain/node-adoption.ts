@@ -7,7 +7,7 @@
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNodeStatus } from '../api/types.generated.ts';
-import type { Conflict } from './node-conflicts.ts';
+import { type Conflict, knownEpoch } from './node-conflicts.ts';
 import { held, identity, type NodeDecision, type NodeInput, type RecordPatch, type Tenancy } from './node-records.ts';
 import type { Decision } from './node-writeoff.ts';
 import type { IsolationTerms, Step } from './states.ts';
@@ -67,12 +67,13 @@ export const isOfAnother = ({ record }: NodeObservation, owner: IsolationTerms):
 export function adoptLost(
   input: NodeInput,
   status: PhysicalNodeStatus,
-  { record }: NodeObservation,
+  facts: NodeObservation,
   conflict: Conflict,
 ): NodeDecision | undefined {
+  const { record } = facts;
   const { decision } = input.node.spec ?? {};
   const owner = input.tenancy;
-  const epoch = Math.max(status.epoch ?? 0, record.epoch);
+  const epoch = knownEpoch(status, facts);
   if (conflict.state !== 'Orphaned' || decision?.action !== 'Adopt' || decision.epoch !== epoch) return undefined;
   if (owner?.role !== 'Placed' || !isAdoptedBy(decision, record, owner)) return undefined;
   if (record.revision === undefined || record.ended || record.epoch < epoch) return undefined;

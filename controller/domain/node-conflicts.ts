@@ -21,6 +21,30 @@ export const guestUnrecorded = 'GuestUnrecorded';
 /** Whether the machine itself shows a guest, or the hypervisor under one. */
 export const showsGuest = ({ guest, vmm }: NodeObservation): boolean => guest.state === 'Running' || vmm === 'Resident';
 
+/** The highest epoch that any instruction to the agent named, whether or not it came into force. */
+export const seenEpoch = ({ record }: NodeObservation): number => Math.max(record.epoch, record.seenEpoch ?? 0);
+
+/** The highest epoch that either side knows of. */
+export const knownEpoch = (status: PhysicalNodeStatus, facts: NodeObservation | undefined): number =>
+  Math.max(status.epoch ?? 0, facts === undefined ? 0 : seenEpoch(facts));
+
+function knownTo(facts: NodeObservation): string {
+  const { record } = facts;
+  const inForce = `epoch ${record.epoch}${record.allocation ? ` of allocation ${record.allocation}` : ''}`;
+  const seen = seenEpoch(facts);
+  return seen > record.epoch
+    ? `${inForce}, and of an end or an update under epoch ${seen} that did not begin`
+    : inForce;
+}
+
+/** Under an epoch below one that it has seen an agent takes nothing any more, so nobody can be given the guest back. */
+function wayOut(facts: NodeObservation): string {
+  const seen = seenEpoch(facts);
+  return seen > facts.record.epoch
+    ? `restore it, or decide End, naming epoch ${seen}`
+    : `a decision must name epoch ${seen}`;
+}
+
 export function findConflict(
   status: PhysicalNodeStatus,
   facts: NodeObservation,
@@ -42,11 +66,11 @@ export function findConflict(
       `its records stand in the agent log ${status.storeId}, and the agent now has ${storeId}`,
     );
   }
-  if (record.epoch > epoch && (record.guestStarted || record.ended || record.allocation !== undefined)) {
+  if (seenEpoch(facts) > epoch && (record.guestStarted || record.ended || record.allocation !== undefined)) {
     return {
       state: record.guestStarted ? 'Orphaned' : 'Quarantined',
       reason: 'RecordsDisagree',
-      message: `the agent knows epoch ${record.epoch}${record.allocation ? ` of allocation ${record.allocation}` : ''}, the record here epoch ${epoch}: status was lost or restored from a backup; a decision must name epoch ${record.epoch}`,
+      message: `the agent knows ${knownTo(facts)}, the record here epoch ${epoch}: status was lost or restored from a backup; ${wayOut(facts)}`,
     };
   }
   if (!end && !record.guestStarted && showsGuest(facts)) {

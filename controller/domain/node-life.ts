@@ -11,7 +11,7 @@
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNodeStatus } from '../api/types.generated.ts';
 import { adopt, adoptLost, isOfAnother } from './node-adoption.ts';
-import { type Conflict, findConflict, guestUnrecorded, showsGuest } from './node-conflicts.ts';
+import { type Conflict, findConflict, guestUnrecorded, knownEpoch, showsGuest } from './node-conflicts.ts';
 import { keepPower } from './node-power.ts';
 import { failedBeforeUse, reclaim } from './node-reclaim.ts';
 import {
@@ -115,7 +115,7 @@ function seenOnce(input: NodeInput, status: PhysicalNodeStatus, conflict: Confli
 function personDecision(input: NodeInput, status: PhysicalNodeStatus): NodeDecision | undefined {
   const decision = input.node.spec?.decision;
   // The higher one of both records: with status lost, a decision of the node's first days would name the epoch again.
-  if (decision?.epoch !== Math.max(status.epoch ?? 0, input.facts?.record.epoch ?? 0)) return undefined;
+  if (decision?.epoch !== knownEpoch(status, input.facts)) return undefined;
   if (decision.action === 'Adopt' || wasRefused(status, decision)) return undefined;
   if (decision.action === 'WriteOff') return writeOff(input, status, decision);
   if (input.facts === undefined || input.storeId === undefined || !isHeld(status)) return undefined;
@@ -148,7 +148,7 @@ function unclaimed(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObse
       stateSince: input.nowIso,
       message: null,
       lastError: null,
-      epoch: Math.max(status.epoch ?? 0, facts.record.epoch),
+      epoch: knownEpoch(status, facts),
       ...certificateRecord(input),
       ...identity(input),
       ...inventoryOf(facts),

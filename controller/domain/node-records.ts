@@ -7,6 +7,7 @@
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNode, PhysicalNodeStatus } from '../api/types.generated.ts';
+import { knownEpoch } from './node-conflicts.ts';
 import type { IsolationTerms, NodeState, Step, TenancyTerms } from './states.ts';
 
 /** What an allocation's committed status says of a node. */
@@ -79,10 +80,8 @@ export type NodeDecision =
     }
   | { kind: 'wait'; state: NodeState; message: string; deadlineSeconds: number; retries: number; inUse: boolean };
 
-/** The highest epoch that either side knows, plus one. */
-function nextEpoch(status: PhysicalNodeStatus, facts: NodeObservation | undefined): number {
-  return Math.max(status.epoch ?? 0, facts?.record.epoch ?? 0) + 1;
-}
+const nextEpoch = (status: PhysicalNodeStatus, facts: NodeObservation | undefined): number =>
+  knownEpoch(status, facts) + 1;
 
 export function endRecord(
   input: NodeInput,

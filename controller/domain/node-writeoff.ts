@@ -10,6 +10,7 @@
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNodeStatus } from '../api/types.generated.ts';
+import { knownEpoch } from './node-conflicts.ts';
 import { endedBy, endRecord, held, type NodeDecision, type NodeInput, type RecordPatch } from './node-records.ts';
 
 export type Decision = NonNullable<NonNullable<NodeInput['node']['spec']>['decision']>;
@@ -62,8 +63,7 @@ export function restWrittenOff(
   writtenOff: NonNullable<PhysicalNodeStatus['writtenOff']>,
 ): NodeDecision {
   const { facts, nowIso } = input;
-  const known = input.node.status?.epoch ?? writtenOff.epoch;
-  const epoch = Math.max(known, facts?.record.epoch ?? 0);
+  const epoch = knownEpoch({ epoch: writtenOff.epoch, ...input.node.status }, facts);
   if (facts === undefined || writtenOff.seenAgainAt !== undefined || !isAlive(facts))
     return held('Quarantined', 'WrittenOff', messageOf(writtenOff, epoch));
   const seen = { ...writtenOff, seenAgainAt: nowIso };

@@ -19,6 +19,7 @@ import {
   heldDeletions,
   isDeletionConfirmed,
 } from '../domain/deletion-guard.ts';
+import { knownEpoch } from '../domain/node-conflicts.ts';
 import { failedBeforeUse } from '../domain/node-reclaim.ts';
 import { isByPerson } from '../domain/node-records.ts';
 import type { Clock } from '../runtime/clock.ts';
@@ -46,8 +47,7 @@ function recallBlast(fleet: Fleet, nowMs: number): BlastState {
     const { end } = status ?? {};
     if (end !== undefined && (end.reason === failedBeforeUse || isByPerson(end))) note(metadata.name, end.at);
     else if (status?.lastError?.code === failedBeforeUse) note(metadata.name, status.stateSince);
-    const known = fleet.lastFactsOf(metadata.name)?.record.epoch ?? 0;
-    if (known > (status?.epoch ?? 0)) note(metadata.name, undefined);
+    if (knownEpoch({}, fleet.lastFactsOf(metadata.name)) > (status?.epoch ?? 0)) note(metadata.name, undefined);
   }
   for (const { metadata, status } of fleet.allocations.values()) {
     for (const name of status?.replaced ? parseHostlist(status.replaced) : []) {
