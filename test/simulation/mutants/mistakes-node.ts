@@ -55,7 +55,7 @@ const ends: readonly Mutant[] = [
     edits: [
       edit(
         life,
-        'if (decision?.epoch !== Math.max(status.epoch ?? 0, input.facts?.record.epoch ?? 0)) return undefined;',
+        'if (decision?.epoch !== knownEpoch(status, input.facts)) return undefined;',
         'if (decision === undefined) return undefined;',
       ),
     ],
