@@ -22,7 +22,7 @@ export const guestUnrecorded = 'GuestUnrecorded';
 export const showsGuest = ({ guest, vmm }: NodeObservation): boolean => guest.state === 'Running' || vmm === 'Resident';
 
 /** The highest epoch that any instruction to the agent named, whether or not it came into force. */
-export const seenEpoch = ({ record }: NodeObservation): number => Math.max(record.epoch, record.seenEpoch ?? 0);
+const seenEpoch = ({ record }: NodeObservation): number => Math.max(record.epoch, record.seenEpoch ?? 0);
 
 /** The highest epoch that either side knows of. */
 export const knownEpoch = (status: PhysicalNodeStatus, facts: NodeObservation | undefined): number =>
