@@ -61,7 +61,10 @@ const backoffCapMs = 300_000;
 const settleMs = 10_000;
 /** How long to wait before an unanswered instruction is sent again under the same id. */
 const resendMs = 5_000;
-/** How long an accepted operation may stay unseen: a log that went back has forgotten it, and nobody else would ask again. */
+/**
+ * How long an accepted operation may stay unseen, and nobody else would ask again. A log that went back has forgotten it; or the id is
+ * one that was used before the node was held for a while, and an agent that knows it accepts it and does nothing.
+ */
 const forgottenMs = 60_000;
 
 const epochKey = (nodeName: string, epoch: number): string => `${nodeName}.${epoch}.`;
@@ -168,14 +171,14 @@ export function nextAction(
     const left = deadlineMs > 0 ? Math.max(1_000, deadlineMs - ageMs) : 60_000;
     return { attempts: started, action: { kind: 'wait', ms: Math.min(left, settleMs + 1_000) } };
   }
-  const first = attempts.sent === 'No';
   const sending: Attempts = {
     ...attempts,
+    attempt: attempts.sent === 'Accepted' ? attempts.attempt + 1 : attempts.attempt,
     sent: 'Sent',
-    attemptStartedAt: first ? nowMs : attempts.attemptStartedAt,
+    attemptStartedAt: attempts.sent === 'No' ? nowMs : attempts.attemptStartedAt,
     notBefore: nowMs + resendMs,
   };
-  return { attempts: sending, action: { kind: 'send', operationId: id } };
+  return { attempts: sending, action: { kind: 'send', operationId: operationIdOf(sending) } };
 }
 
 function afterFailure(

@@ -61,7 +61,7 @@ test("waiting for an image is not the node's failure: the step that comes back g
   assert.equal(nextAction(attempts, 'n0', booting, reimage, facts, 3e7, 0.5).action.kind, 'send');
 });
 
-test('an accepted operation that the agent shows no more is sent again under its id, long before the deadline', () => {
+test('an accepted operation that the agent does not show is asked for again, long before the deadline', () => {
   const wiping: StepBounds = { state: 'Wiping', epoch: 3, term: 1, deadlineSeconds: 86_400, retries: 3 };
   const wipe: Step = { verb: 'wipe', args: { erase: 'Full' } };
   const first = nextAction(undefined, 'n0', wiping, wipe, facts, 0, 0.5);
@@ -70,8 +70,12 @@ test('an accepted operation that the agent shows no more is sent again under its
   const accepted: Attempts = { ...first.attempts, sent: 'Accepted' };
   const running = { operation: { id, status: 'Running' } } as unknown as NodeObservation;
   assert.equal(nextAction(accepted, 'n0', wiping, wipe, running, 600_000, 0.5).action.kind, 'wait');
-  // The agent came back from a log that had lost it.
+  // The agent came back from a log that had lost it, or has it among those that were begun, and begins it no more.
   assert.equal(nextAction(accepted, 'n0', wiping, wipe, facts, 30_000, 0.5).action.kind, 'wait');
   const again = nextAction(accepted, 'n0', wiping, wipe, facts, 600_000, 0.5);
-  assert.deepEqual(again.action, { kind: 'send', operationId: id });
+  assert.ok(again.action.kind === 'send');
+  assert.notEqual(again.action.operationId, id);
+  // One that nobody answered is the same once more.
+  const unanswered = nextAction(again.attempts, 'n0', wiping, wipe, facts, 700_000, 0.5);
+  assert.deepEqual(unanswered.action, again.action);
 });
