@@ -7,6 +7,7 @@
 import type { Condition } from '../api/meta.ts';
 import type { NodeAllocationStatus } from '../api/types.generated.ts';
 import type { Draft, MemberView } from './allocation-draft.ts';
+import { isUpdateAsked } from './allocation-steps.ts';
 import { setCondition } from './conditions.ts';
 
 /** A selector that matches no object: the scale subresource wants one, and the nodes are not pods. */
@@ -168,9 +169,26 @@ function stalledBecause(draft: Draft, sum: Tally, trouble: { code: string; messa
     const first = sum.views.find((view) => view.failure !== undefined);
     return yes('NodesFailed', `${sum.failed} nodes failed in use, first ${first?.name}: ${first?.failure?.message}`);
   }
+  const outdated = unasked(draft, sum);
+  if (outdated !== undefined) {
+    return yes(
+      'UpdateNotAsked',
+      `${outdated.name} runs revision ${outdated.revision}, and ${draft.status.revision} is in force, to which its owner did not ask to update; set spec.update.revision to that to re-image it, or to ${outdated.revision} once the environment is as it was`,
+    );
+  }
   const left = sum.views.find((view) => view.off?.why !== undefined);
   if (left !== undefined) return yes('NodeOff', `${left.name} is switched off, and left so: ${left.off?.why}`);
   return no('Working', 'nothing stands in the way');
+}
+
+/** A node in use that runs another revision than the one in force, and is not to be re-imaged. */
+function unasked(draft: Draft, { views }: Tally): MemberView | undefined {
+  const { status, updating } = draft;
+  if (status.revision === undefined || draft.closing || isUpdateAsked(draft)) return undefined;
+  return views.find(
+    ({ claimed, guestStarted, revision, name }) =>
+      claimed && guestStarted && revision !== status.revision && !updating.has(name),
+  );
 }
 
 function offOf({ views }: Tally): string {

@@ -145,6 +145,12 @@ function claimedRevision(draft: Draft, current: string): string | undefined {
   return undefined;
 }
 
+/** Whether the owner says that nodes in use are re-imaged to the revision in force: where records were lost, it may be in force unasked. */
+export const isUpdateAsked = ({ input, status }: Draft): boolean => {
+  const { policy, revision } = input.allocation.spec.update;
+  return policy === 'Rolling' || revision === status.revision;
+};
+
 /** Which revision is in force, which nodes may be re-imaged to it now. */
 export function updateStep(draft: Draft): void {
   const { allocation, environment } = draft.input;
@@ -170,7 +176,10 @@ export function updateStep(draft: Draft): void {
     } else delete draft.status.updateRevision;
   }
   const views = [...draft.nodes].map(draft.input.member);
-  const outdated = views.filter((view) => view.claimed && view.revision !== draft.status.revision);
+  const isAsked = isUpdateAsked(draft);
+  const outdated = views.filter(
+    (view) => view.claimed && view.revision !== draft.status.revision && (isAsked || !view.guestStarted),
+  );
   for (const name of draft.updating) {
     const view = draft.input.member(name);
     if (view.revision === draft.status.revision && view.ready) draft.updating.delete(name);

@@ -91,6 +91,26 @@ test('status of an allocation lost: a port that strays meanwhile is put back, an
   await hall.stop();
 });
 
+test("an allocation's status lost, then its node's: what Adopt gives back is re-imaged only once its owner asks for that", async () => {
+  const hall = await running(3, 1);
+  const [name = ''] = claimedNames(hall);
+  await hall.newImage('rocky');
+  await hall.clock.runUntil(() => truth(hall, 'job', 'UpdateAvailable') === 'True');
+  await loseAllocationStatus(hall);
+  await hall.clock.runUntil(() => reason(hall, 'job', 'Accepted') === 'DefinitionLost');
+  await hall.forgetStatus(name);
+  await hall.clock.runUntil(() => hall.inState('Orphaned') === 1);
+  const epoch = Number(/must name epoch (\d+)/.exec(node(hall, name)?.status?.message ?? '')?.[1]);
+  await hall.decide(name, { spec: { decision: { action: 'Adopt', epoch, reason: 'a mistake' } } });
+  await hall.clock.runUntil(() => reason(hall, 'job', 'Stalled') === 'UpdateNotAsked');
+  await hall.clock.advance(24 * hour);
+  assert.deepEqual([hall.history(name, 'imaged'), claimedNames(hall)], [1, [name]]);
+  const { revision } = hall.seen('job')?.status ?? {};
+  await hall.edit('job', { spec: { update: { revision } } });
+  await hall.clock.runUntil(() => hall.settled('job') && hall.history(name, 'imaged') === 2);
+  await hall.stop();
+});
+
 test('status of an allocation lost with its environment unchanged: it heals by itself', async () => {
   const hall = await running(3, 2);
   const names = claimedNames(hall);
