@@ -13,6 +13,7 @@ import type { Environment } from '../../../controller/api/protocol.generated.ts'
 import { type Clock, sleep } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
 import type { Change, ImageReading, Images, Serving } from '../port.ts';
+import { Turns } from '../turns.ts';
 import { readJsonFile, writeJsonFile } from './files.ts';
 
 export type ImageSpec = Environment['image'];
@@ -54,7 +55,7 @@ interface NodeState {
   servingChange?: Change;
   /** Name of an export that is being opened. */
   opening?: string;
-  tail: Promise<unknown>;
+  readonly turns: Turns;
 }
 
 const retryMs = 1_000;
@@ -72,7 +73,7 @@ export class RackImages implements Images {
       const path = join(directory, 'images.json');
       const kept = readJsonFile<Kept>(path) ?? { serving: 'Nothing' };
       const exported = kept.export === undefined ? 'Closed' : 'Unknown';
-      this.#nodes.set(node, { path, kept, exported, tail: Promise.resolve() });
+      this.#nodes.set(node, { path, kept, exported, turns: new Turns() });
       if (kept.export !== undefined) void this.#reopen(node);
     }
   }
@@ -90,13 +91,6 @@ export class RackImages implements Images {
 
   #tell(node: string): void {
     if (!this.#isClosed) this.#options.clock.setTimer(0, () => this.#options.changed(node));
-  }
-
-  #inTurn(node: string, work: (state: NodeState) => Promise<void>): Promise<void> {
-    const state = this.#state(node);
-    const next = state.tail.then(() => work(state));
-    state.tail = next.catch(() => {});
-    return next;
   }
 
   /** @throws with a sentence for people */
@@ -129,10 +123,11 @@ export class RackImages implements Images {
 
   /** Until it succeeds or is closed: a guest waits for it. */
   async #reopen(node: string): Promise<void> {
+    const state = this.#state(node);
     const { clock, onError } = this.#options;
     for (;;) {
       try {
-        await this.#inTurn(node, async (state) => {
+        await state.turns.take(async () => {
           const kept = state.kept.export;
           if (kept === undefined || this.#isClosed || state.exported === 'Open') return;
           await this.#openExport(node, state, kept.name, kept.image);
@@ -208,7 +203,8 @@ export class RackImages implements Images {
     const state = this.#state(node);
     state.exportChange = { token, status: 'Pending' };
     if (state.opening !== undefined) this.#giveUp(state.opening);
-    this.#inTurn(node, work)
+    state.turns
+      .take(() => work(state))
       .then(
         () => {
           state.exportChange = { token, status: 'Done' };

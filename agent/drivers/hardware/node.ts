@@ -21,6 +21,7 @@ import { plannedWrites } from '../boot/planned-writes.ts';
 import { askAgainScript, type TrustedSide, trustedFile } from '../boot/trusted-boot.ts';
 import type { VmmHand } from '../boot/vmm-hands.ts';
 import type { Change, VmmPlan, VmmReading } from '../port.ts';
+import { Telling, Turns } from '../turns.ts';
 import { encodeBootRecord } from '../vmm-channel/boot-record.ts';
 import type { Plan, Status } from '../vmm-channel/messages.ts';
 import { channelFailure, channelPlan, channelRate, failureOf, hasBegun, tellsMore } from './channel-plan.ts';
@@ -49,12 +50,14 @@ export class HardwareNode implements BootHandler, VmmHand {
   readonly #departure: DepartureWatch;
   readonly #news: News;
   #cancelCommit = (): void => {};
-  #tail: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
+  readonly #telling: Telling;
   #isClosed = false;
 
   constructor(options: HardwareNodeOptions) {
     const { path, clock, channels, name } = options;
     this.#options = options;
+    this.#telling = new Telling(clock, () => options.changed());
     this.#kept = readJsonFile<Kept>(path) ?? nothingKept;
     this.#bootedAt = clock.monotonic();
     this.#departure = new DepartureWatch({
@@ -88,16 +91,6 @@ export class HardwareNode implements BootHandler, VmmHand {
     return next;
   }
 
-  #tell(): void {
-    if (!this.#isClosed) this.#options.clock.setTimer(0, () => this.#options.changed());
-  }
-
-  #inTurn<Value>(work: () => Promise<Value>): Promise<Value> {
-    const next = this.#tail.then(work);
-    this.#tail = next.catch(() => {});
-    return next;
-  }
-
   /** The boot that was is over. */
   #begin(boot: Boot): void {
     const { channels, trusted, name, clock } = this.#options;
@@ -119,18 +112,18 @@ export class HardwareNode implements BootHandler, VmmHand {
     this.#keep({ boot, ...(isOpen ? { begun: { epoch: begun.epoch, status: 'Begun' } } : {}) });
     this.#wasOn = false;
     this.#bootedAt = clock.monotonic();
-    this.#tell();
+    this.#telling.tell();
   }
 
   #fail(epoch: number, failure: Failure): void {
     this.#failure = { epoch, failure };
-    this.#tell();
+    this.#telling.tell();
   }
 
   // What the boot server asks.
 
   boot(): Promise<BootAnswer> {
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       const { surroundings } = this.#options;
       this.#begin({ kind: 'Firmware' });
       if (!this.#isReachable()) return this.#nothing('control port not in provisioning');
@@ -228,7 +221,7 @@ export class HardwareNode implements BootHandler, VmmHand {
       boot: { ...boot, isOffered: true },
       ...(isKnown ? {} : { begun: { epoch: boot.epoch, status: 'Offered' } }),
     });
-    this.#tell();
+    this.#telling.tell();
     return true;
   }
 
@@ -260,7 +253,7 @@ export class HardwareNode implements BootHandler, VmmHand {
     }
     if (failure !== undefined) this.#fail(boot.epoch, channelFailure(failure));
     if (refusal !== undefined && boot.committed !== undefined) this.#refused(boot, refusal);
-    if (!connected || tellsMore(this.#shown, status)) this.#tell();
+    if (!connected || tellsMore(this.#shown, status)) this.#telling.tell();
     // Heard again is news, whatever it says.
     this.#shown = connected ? status : undefined;
   }
@@ -303,7 +296,7 @@ export class HardwareNode implements BootHandler, VmmHand {
   devirtualize(token: string): void {
     this.#change = { token, status: 'Pending' };
     this.#leave(token).catch((error: unknown) => this.#end(token, (error as Error).message));
-    this.#tell();
+    this.#telling.tell();
   }
 
   inTrusted(token: string, work: (trusted: TrustedSide, node: string) => Promise<void>): void {
@@ -312,14 +305,14 @@ export class HardwareNode implements BootHandler, VmmHand {
       () => this.#end(token, undefined),
       (error: unknown) => this.#end(token, (error as Error).message),
     );
-    this.#tell();
+    this.#telling.tell();
   }
 
   #end(token: string, error: string | undefined): void {
     if (this.#change?.token !== token || this.#change.status !== 'Pending') return;
     this.#cancelCommit();
     this.#change = error === undefined ? { token, status: 'Done' } : { token, status: 'Error', error };
-    this.#tell();
+    this.#telling.tell();
   }
 
   /** Rejects while it is certain that nothing follows. */
@@ -371,7 +364,7 @@ export class HardwareNode implements BootHandler, VmmHand {
     this.#keepBoot(boot, { hasLeft: true });
     this.#options.channels.forget(this.#options.name);
     if (this.#change !== undefined) this.#end(this.#change.token, undefined);
-    this.#tell();
+    this.#telling.tell();
   }
 
   read(): VmmReading {
@@ -391,6 +384,7 @@ export class HardwareNode implements BootHandler, VmmHand {
   close(): void {
     const { trusted, channels, name } = this.#options;
     this.#isClosed = true;
+    this.#telling.close();
     this.#departure.stop();
     this.#news.stop();
     this.#cancelCommit();

@@ -16,6 +16,7 @@ import type { BootAnswer, BootFile, BootHandler } from '../boot/boot-server.ts';
 import { readJsonFile, writeJsonFile } from '../boot/files.ts';
 import { askAgainScript, type TrustedImage, type TrustedSide, trustedFile } from '../boot/trusted-boot.ts';
 import type { Change, Serving, VmmPlan, VmmReading } from '../port.ts';
+import { Telling, Turns } from '../turns.ts';
 import { Attendant } from './attendant.ts';
 import type { QemuMachine } from './machine.ts';
 import { type ExportPlace, Mediator } from './mediator.ts';
@@ -76,18 +77,20 @@ export class BootedNode implements BootHandler {
   #change: Change | undefined;
   /** Of an agent that starts again, until the block graph was read. */
   #isUnsure = false;
-  #tail: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
+  readonly #telling: Telling;
   #isClosed = false;
 
   constructor(options: BootedNodeOptions) {
     const { machine, clock } = options;
     this.#options = options;
+    this.#telling = new Telling(clock, () => options.changed());
     this.mediator = new Mediator(machine, clock);
     this.#attendant = new Attendant({
       mediator: this.mediator,
       clock,
-      changed: () => this.#tell(),
-      inTurn: (work) => this.#inTurn(work),
+      changed: () => this.#telling.tell(),
+      inTurn: (work) => this.#turns.take(work),
       onFailed: (message) => this.#fail(failureOf('DiskFailed', message, false)),
       onError: options.onError,
     });
@@ -107,20 +110,10 @@ export class BootedNode implements BootHandler {
     writeJsonFile(this.#path, this.#kept);
   }
 
-  #tell(): void {
-    if (!this.#isClosed) this.#options.clock.setTimer(0, () => this.#options.changed());
-  }
-
-  #inTurn<Value>(work: () => Promise<Value>): Promise<Value> {
-    const next = this.#tail.then(work);
-    this.#tail = next.catch(() => {});
-    return next;
-  }
-
   #fail(failure: Failure): void {
     const { boot, plan } = this.#kept;
     this.#failure = { failure, epoch: (boot.kind === 'Vmm' ? boot.plan : plan)?.epoch ?? 0 };
-    this.#tell();
+    this.#telling.tell();
   }
 
   /** Power came or went: what was known of the last boot is over. */
@@ -133,7 +126,7 @@ export class BootedNode implements BootHandler {
     if (isOn) this.#failure = undefined;
     const isFromDisk = isOn && machine.bootedFrom === 'Disk';
     this.#keep({ boot: { kind: isFromDisk ? 'Bare' : 'Firmware', bootId: isOn ? machine.bootId : '' } });
-    this.#tell();
+    this.#telling.tell();
   }
 
   /** Takes up a machine that runs since before this agent. */
@@ -146,7 +139,7 @@ export class BootedNode implements BootHandler {
     }
     if (boot.kind !== 'Vmm') return;
     this.#isUnsure = true;
-    this.#inTurn(() => this.#lookAgain()).catch(this.#options.onError);
+    this.#turns.take(() => this.#lookAgain()).catch(this.#options.onError);
   }
 
   async #lookAgain(): Promise<void> {
@@ -158,17 +151,17 @@ export class BootedNode implements BootHandler {
       else if (kind === 'Empty') await this.#release(boot);
       else this.#attend(boot.plan);
       this.#isUnsure = false;
-      this.#tell();
+      this.#telling.tell();
     } catch (error) {
       this.#options.onError(error);
-      this.#options.clock.setTimer(askAgainMs, () => this.#inTurn(() => this.#lookAgain()));
+      this.#options.clock.setTimer(askAgainMs, () => this.#turns.take(() => this.#lookAgain()));
     }
   }
 
   // What the boot server asks.
 
   boot(): Promise<BootAnswer> {
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       const { machine, serving } = this.#options;
       this.#begin(true);
       for (const disk of machine.spec.shape.disks) await this.mediator.hide(disk.name);
@@ -240,9 +233,11 @@ export class BootedNode implements BootHandler {
     return {
       script: waitForDisk(drive, `${this.#server}/boot.ipxe`),
       onTaken: () => {
-        this.#inTurn(async () => {
-          if (this.#kept.boot.kind === 'Vmm' && this.#kept.boot.bootId === boot.bootId) await this.#release(boot);
-        }).catch(this.#options.onError);
+        this.#turns
+          .take(async () => {
+            if (this.#kept.boot.kind === 'Vmm' && this.#kept.boot.bootId === boot.bootId) await this.#release(boot);
+          })
+          .catch(this.#options.onError);
       },
     };
   }
@@ -256,7 +251,7 @@ export class BootedNode implements BootHandler {
     this.#keep({ starts: { epoch: plan.epoch, count }, boot: { ...boot, isRunning: true } });
     await this.mediator.expose(plan.disk);
     this.#attend(plan);
-    this.#tell();
+    this.#telling.tell();
   }
 
   #attend(plan: VmmPlan): void {
@@ -285,7 +280,7 @@ export class BootedNode implements BootHandler {
   }
 
   devirtualize(token: string): void {
-    this.#ask(token, (end) => this.#inTurn(() => this.#leave(end)));
+    this.#ask(token, (end) => this.#turns.take(() => this.#leave(end)));
   }
 
   /** @param work ends when the trusted image's boot does, whatever happens */
@@ -299,10 +294,10 @@ export class BootedNode implements BootHandler {
     const end = (error: string | undefined): void => {
       if (this.#change?.token !== token || this.#change.status !== 'Pending') return;
       this.#change = error === undefined ? { token, status: 'Done' } : { token, status: 'Error', error };
-      this.#tell();
+      this.#telling.tell();
     };
     begin(end).catch((error: unknown) => end((error as Error).message));
-    this.#tell();
+    this.#telling.tell();
   }
 
   /** Asks again until QEMU has answered: an Error must mean that nothing follows. */
@@ -331,8 +326,8 @@ export class BootedNode implements BootHandler {
   }
 
   refresh(): void {
-    if (this.#kept.boot.kind === 'Vmm') this.#inTurn(() => this.#lookAgain()).catch(this.#options.onError);
-    this.#tell();
+    if (this.#kept.boot.kind === 'Vmm') this.#turns.take(() => this.#lookAgain()).catch(this.#options.onError);
+    this.#telling.tell();
   }
 
   read(): VmmReading {
@@ -367,6 +362,7 @@ export class BootedNode implements BootHandler {
   /** Leaves the machine, and what it runs, as it is. */
   close(): void {
     this.#isClosed = true;
+    this.#telling.close();
     this.#attendant.stop();
     this.mediator.close();
   }

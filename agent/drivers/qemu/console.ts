@@ -5,8 +5,10 @@
  * 1. Commands run one at a time, in the order asked; output is matched to its command by an id that no other one has.
  * 2. What is kept is bounded: the newest 256 KiB.
  */
+
 import { connect, type Socket } from 'node:net';
 import type { Clock } from '../../../controller/runtime/clock.ts';
+import { Turns } from '../turns.ts';
 
 export interface CommandResult {
   /** Standard output and error, without the line break at the end. */
@@ -34,7 +36,7 @@ export class Console {
   readonly #watchers = new Set<Watcher>();
   #text = '';
   #isClosed = false;
-  #tail: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
 
   private constructor(socket: Socket, clock: Clock) {
     this.#socket = socket;
@@ -99,7 +101,7 @@ export class Console {
    * begin within `beginMs`: it may be booting, and never have got the command.
    */
   run(command: string, timeoutMs: number, beginMs = timeoutMs): Promise<CommandResult> {
-    const next = this.#tail.then(async () => {
+    return this.#turns.take(async () => {
       lastCommand += 1;
       const id = `c${lastCommand}`;
       this.#socket.write(`LAB-RUN ${id} ${command.replaceAll('\n', '; ')}\n`);
@@ -112,8 +114,6 @@ export class Console {
       );
       return { output: output.replace(/\r?\n$/, ''), status: Number(status) };
     });
-    this.#tail = next.catch(() => {});
-    return next;
   }
 
   close(): void {

@@ -8,11 +8,13 @@
  * 3. A reset is a fresh process too, with the data of the old one written out. While no agent runs, QEMU resets in place.
  * 4. `bootId` names one start of the machine; whatever is known of what it booted belongs to that start alone.
  */
+
 import { closeSync, mkdirSync, openSync, readFileSync, readSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Clock, sleep } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
 import { readJsonFile, writeJsonFile } from '../boot/files.ts';
+import { Turns } from '../turns.ts';
 import { type BmcMachine, type BootOverride, noOverride } from './bmc/machine.ts';
 import { run } from './command.ts';
 import { emptyNode, fileNode, nodeNames, topNode } from './graph.ts';
@@ -65,7 +67,7 @@ export class QemuMachine implements BmcMachine {
   #isBusy = false;
   /** The process that said that its guest resets it. */
   #resets: number | undefined;
-  #tail: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
   #isClosed = false;
 
   constructor(options: MachineOptions) {
@@ -126,7 +128,7 @@ export class QemuMachine implements BmcMachine {
 
   /** Finds the process that an earlier agent started. */
   attach(): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       const pid = livePid(this.#pidPath, this.spec.runDirectory);
       if (pid === undefined) return;
       this.#pid = pid;
@@ -135,25 +137,25 @@ export class QemuMachine implements BmcMachine {
   }
 
   on(): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       if (this.#pid === undefined) await this.#start();
     });
   }
 
   /** Power is cut: what was not written out is lost. */
   off(): Promise<void> {
-    return this.#inTurn(() => this.#stop(false));
+    return this.#turns.take(() => this.#stop(false));
   }
 
   /** Presses the ACPI button. */
   shutdown(): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       if (this.#pid !== undefined) await this.#monitor?.execute('system_powerdown');
     });
   }
 
   reset(): Promise<void> {
-    return this.#inTurn(() => this.#restart());
+    return this.#turns.take(() => this.#restart());
   }
 
   /** Leaves the machine as it is. */
@@ -161,12 +163,6 @@ export class QemuMachine implements BmcMachine {
     this.#isClosed = true;
     this.#monitor?.close();
     this.#listeners.clear();
-  }
-
-  #inTurn<Value>(work: () => Promise<Value>): Promise<Value> {
-    const next = this.#tail.then(work);
-    this.#tail = next.catch(() => {});
-    return next;
   }
 
   async #restart(): Promise<void> {
@@ -271,15 +267,19 @@ export class QemuMachine implements BmcMachine {
         if (event !== 'RESET' || data.guest !== true || this.#resets === pid) return;
         // QEMU may say it more than once.
         this.#resets = pid;
-        this.#inTurn(async () => {
-          if (this.#pid === pid) await this.#restart();
-        }).catch(this.#options.onError);
+        this.#turns
+          .take(async () => {
+            if (this.#pid === pid) await this.#restart();
+          })
+          .catch(this.#options.onError);
       },
       onClose: () => {
         if (this.#isClosed || this.#pid !== pid || this.#isBusy) return;
-        this.#inTurn(async () => {
-          if (this.#pid === pid && pid !== undefined) await this.#ended(pid);
-        }).catch(this.#options.onError);
+        this.#turns
+          .take(async () => {
+            if (this.#pid === pid && pid !== undefined) await this.#ended(pid);
+          })
+          .catch(this.#options.onError);
       },
     });
   }

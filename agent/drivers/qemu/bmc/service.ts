@@ -7,9 +7,11 @@
  * 2. Resets of a machine happen one after another.
  * 3. A deleted task does nothing any more, unless `deletesTasksOnly` says otherwise.
  */
+
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { Clock } from '../../../../controller/runtime/clock.ts';
 import type { Random } from '../../../../controller/runtime/random.ts';
+import { Turns } from '../../turns.ts';
 import { type BmcHardware, type BmcMachine, type BootOverride, type Misbehaviour, noOverride } from './machine.ts';
 import {
   collection,
@@ -93,7 +95,7 @@ export class RedfishService {
   readonly #sessions = new Map<string, string>();
   readonly #tasks = new Map<string, Task>();
   #nextId = 1;
-  #queue: Promise<void> = Promise.resolve();
+  readonly #turns = new Turns();
   #transition: 'PoweringOn' | 'PoweringOff' | undefined;
   #shownPower: 'On' | 'Off';
   #staleSince: number | undefined;
@@ -312,18 +314,12 @@ export class RedfishService {
     }
   }
 
-  #inTurn(deed: () => Promise<void>): Promise<void> {
-    const done = this.#queue.then(deed);
-    this.#queue = done.catch(() => {});
-    return done;
-  }
-
   /** Does it and answers, or answers with a task that does it later. */
   async #carryOut(what: string, deed: () => Promise<void>, success: () => ServiceAnswer): Promise<ServiceAnswer> {
     const { deferMs } = this.#options.misbehaviour;
     if (deferMs !== undefined) return this.#defer(deed, deferMs);
     try {
-      await this.#inTurn(deed);
+      await this.#turns.take(deed);
     } catch (error) {
       return refuse(500, 'GeneralError', `${what} failed: ${error instanceof Error ? error.message : error}`);
     }
@@ -333,7 +329,7 @@ export class RedfishService {
   #defer(deed: () => Promise<void>, deferMs: number): ServiceAnswer {
     const id = String(this.#nextId++);
     const cancelTimer = this.#options.clock.setTimer(deferMs, () => {
-      this.#inTurn(deed).then(
+      this.#turns.take(deed).then(
         () => {
           task.state = 'Completed';
         },
