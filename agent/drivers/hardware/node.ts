@@ -11,25 +11,28 @@
  *    (departure.ts), after the machine went off, or after it booted anew; until then it is Resident or Unknown.
  * 4. What a VMM says is hostile: however much it says, it is stored and told at most once in a while, but that it has begun at once.
  * 5. What is known belongs to one start of the machine. An agent that starts again knows it, and the VMM of it, again.
+ * 6. Any request for a boot ends the boot that was. It is stored where that changes what is kept, and what is given to boot is bounded in its
+ *    rate (start-pace.ts): however often a machine asks, the agent writes seldom.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import type { Failure } from '../../../controller/api/protocol.generated.ts';
 import type { BootAnswer, BootFile, BootHandler } from '../boot/boot-server.ts';
 import { readJsonFile, writeJsonFile } from '../boot/files.ts';
-import { plannedWrites } from '../boot/planned-writes.ts';
+import { StartPace } from '../boot/start-pace.ts';
 import { askAgainScript, type TrustedSide, trustedFile } from '../boot/trusted-boot.ts';
 import type { VmmHand } from '../boot/vmm-hands.ts';
 import type { Change, VmmPlan, VmmReading } from '../port.ts';
 import { Telling, Turns } from '../turns.ts';
 import { encodeBootRecord } from '../vmm-channel/boot-record.ts';
-import type { Plan, Status } from '../vmm-channel/messages.ts';
-import { channelFailure, channelPlan, channelRate, failureOf, hasBegun, tellsMore } from './channel-plan.ts';
+import type { Status } from '../vmm-channel/messages.ts';
+import { channelFailure, channelRate, failureOf, hasBegun, tellsMore } from './channel-plan.ts';
 import type { Evidence } from './departure.ts';
 import { DepartureWatch } from './departure-watch.ts';
 import { type Boot, channelBoot, type Kept, keptPlan, nothingKept, planIn, type VmmBoot } from './kept.ts';
 import { News } from './news.ts';
 import type { HardwareNodeOptions } from './node-options.ts';
+import { planNow } from './plan-now.ts';
 import { type Failed, readingOf } from './reading.ts';
 import { vmmScript } from './vmm-files.ts';
 import { within } from './within.ts';
@@ -51,6 +54,7 @@ export class HardwareNode implements BootHandler, VmmHand {
   readonly #news: News;
   #cancelCommit = (): void => {};
   readonly #turns = new Turns();
+  readonly #pace: StartPace;
   readonly #telling: Telling;
   #isClosed = false;
 
@@ -58,6 +62,7 @@ export class HardwareNode implements BootHandler, VmmHand {
     const { path, clock, channels, name } = options;
     this.#options = options;
     this.#telling = new Telling(clock, () => options.changed());
+    this.#pace = new StartPace(clock);
     this.#kept = readJsonFile<Kept>(path) ?? nothingKept;
     this.#bootedAt = clock.monotonic();
     this.#departure = new DepartureWatch({
@@ -92,7 +97,7 @@ export class HardwareNode implements BootHandler, VmmHand {
   }
 
   /** The boot that was is over. */
-  #begin(boot: Boot): void {
+  #begin(boot: Exclude<Boot, VmmBoot>): void {
     const { channels, trusted, name, clock } = this.#options;
     // Such as that it failed: the last words of a start are news of that start.
     this.#news.end();
@@ -106,13 +111,13 @@ export class HardwareNode implements BootHandler, VmmHand {
       this.#change = { ...this.#change, status: 'Error', error: 'the machine started anew or went off' };
     }
     this.#shown = undefined;
-    if (boot.kind !== 'Off') this.#failure = undefined;
     // Nobody can say any more what became of a plan that went out.
     const isOpen = begun?.status === 'Offered';
-    this.#keep({ boot, ...(isOpen ? { begun: { epoch: begun.epoch, status: 'Begun' } } : {}) });
+    const isNews = before.kind !== boot.kind || isOpen;
+    if (isNews) this.#keep({ boot, ...(isOpen ? { begun: { epoch: begun.epoch, status: 'Begun' } } : {}) });
     this.#wasOn = false;
     this.#bootedAt = clock.monotonic();
-    this.#telling.tell();
+    if (isNews) this.#telling.tell();
   }
 
   #fail(epoch: number, failure: Failure): void {
@@ -124,13 +129,22 @@ export class HardwareNode implements BootHandler, VmmHand {
 
   boot(): Promise<BootAnswer> {
     return this.#turns.take(async () => {
-      const { surroundings } = this.#options;
-      this.#begin({ kind: 'Firmware' });
-      if (!this.#isReachable()) return this.#nothing('control port not in provisioning');
-      const { serving } = surroundings.images();
+      const isReachable = this.#isReachable();
+      const serving = isReachable ? this.#options.surroundings.images().serving : 'Nothing';
+      const isTooOften = serving !== 'Nothing' && !this.#pace.take();
+      this.#begin({ kind: serving === 'Trusted' && !isTooOften ? 'Trusted' : 'Firmware' });
+      if (isTooOften) return this.#nothing('asked too often');
+      this.#forgetFailure();
       if (serving === 'Trusted') return this.#startTrusted();
-      return serving === 'Vmm' ? this.#startVmm() : this.#nothing('nothing to boot');
+      if (serving === 'Vmm') return this.#startVmm();
+      return this.#nothing(isReachable ? 'nothing to boot' : 'control port not in provisioning');
     });
+  }
+
+  #forgetFailure(): void {
+    if (this.#failure === undefined) return;
+    this.#failure = undefined;
+    this.#telling.tell();
   }
 
   #isReachable(): boolean {
@@ -151,14 +165,17 @@ export class HardwareNode implements BootHandler, VmmHand {
       ...(address === undefined ? {} : { address }),
     });
     this.#trustedBootId = bootId;
-    this.#keep({ boot: { kind: 'Trusted' } });
     return { script };
   }
 
   async #startVmm(): Promise<BootAnswer> {
-    const { channels, name, server, vmmFiles, random } = this.#options;
-    const { plan } = this.#kept;
-    const made = plan === undefined ? failureOf('VmmFailed', 'the boot server has no plan') : await this.#planFor(plan);
+    const { channels, name, server, surroundings, vmmFiles, random } = this.#options;
+    const { plan, begun } = this.#kept;
+    const start = begun?.epoch === plan?.epoch ? 'Keep' : plan?.start;
+    const made =
+      plan === undefined || start === undefined
+        ? failureOf('VmmFailed', 'the boot server has no plan')
+        : await planNow(plan, start, surroundings);
     if (plan === undefined || 'code' in made) {
       this.#fail(plan?.epoch ?? 0, made as Failure);
       return this.#nothing('no plan');
@@ -172,21 +189,6 @@ export class HardwareNode implements BootHandler, VmmHand {
     };
     this.#keep({ boot });
     return { script: vmmScript({ server, fileId, ...vmmFiles }) };
-  }
-
-  async #planFor(plan: VmmPlan): Promise<Plan | Failure> {
-    const { surroundings } = this.#options;
-    const { image } = plan.environment;
-    const source = surroundings.source(image.sha256);
-    const { sizeBytes = image.sizeBytes } = surroundings.images();
-    if (source === undefined) return failureOf('ImageUnavailable', 'the image is not exported to this machine');
-    try {
-      const writes = await plannedWrites(plan, surroundings.readImage, sizeBytes);
-      const start = this.#kept.begun?.epoch === plan.epoch ? 'Keep' : plan.start;
-      return channelPlan(plan, { start, machine: surroundings.machine(), source, writes, imageBytes: sizeBytes });
-    } catch (error) {
-      return failureOf('VmmFailed', (error as Error).message, false);
-    }
   }
 
   file(id: string, name: string): BootFile | undefined {

@@ -14,6 +14,7 @@ import type { Failure, NodeObservation } from '../../../controller/api/protocol.
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import type { BootAnswer, BootFile, BootHandler } from '../boot/boot-server.ts';
 import { readJsonFile, writeJsonFile } from '../boot/files.ts';
+import { StartPace } from '../boot/start-pace.ts';
 import { askAgainScript, type TrustedImage, type TrustedSide, trustedFile } from '../boot/trusted-boot.ts';
 import type { Change, Serving, VmmPlan, VmmReading } from '../port.ts';
 import { Telling, Turns } from '../turns.ts';
@@ -78,6 +79,7 @@ export class BootedNode implements BootHandler {
   /** Of an agent that starts again, until the block graph was read. */
   #isUnsure = false;
   readonly #turns = new Turns();
+  readonly #pace: StartPace;
   readonly #telling: Telling;
   #isClosed = false;
 
@@ -85,6 +87,7 @@ export class BootedNode implements BootHandler {
     const { machine, clock } = options;
     this.#options = options;
     this.#telling = new Telling(clock, () => options.changed());
+    this.#pace = new StartPace(clock);
     this.mediator = new Mediator(machine, clock);
     this.#attendant = new Attendant({
       mediator: this.mediator,
@@ -116,17 +119,32 @@ export class BootedNode implements BootHandler {
     this.#telling.tell();
   }
 
-  /** Power came or went: what was known of the last boot is over. */
+  /** Power came or went. */
   #begin(isOn: boolean): void {
+    this.#end(isOn);
+    if (isOn) this.#forgetFailure();
+  }
+
+  #forgetFailure(): void {
+    if (this.#failure === undefined) return;
+    this.#failure = undefined;
+    this.#telling.tell();
+  }
+
+  /** What was known of the last boot is over. Stored where that is news. */
+  #end(isOn: boolean): void {
     const { machine } = this.#options;
     this.#attendant.stop();
     this.#trustedBootId = undefined;
     this.#options.trusted.end(machine.spec.name);
+    const wasUnsure = this.#isUnsure;
     this.#isUnsure = false;
-    if (isOn) this.#failure = undefined;
-    const isFromDisk = isOn && machine.bootedFrom === 'Disk';
-    this.#keep({ boot: { kind: isFromDisk ? 'Bare' : 'Firmware', bootId: isOn ? machine.bootId : '' } });
-    this.#telling.tell();
+    const kind = isOn && machine.bootedFrom === 'Disk' ? 'Bare' : 'Firmware';
+    const bootId = isOn ? machine.bootId : '';
+    const { boot } = this.#kept;
+    const isNews = boot.kind !== kind || boot.bootId !== bootId;
+    if (isNews) this.#keep({ boot: { kind, bootId } });
+    if (isNews || wasUnsure) this.#telling.tell();
   }
 
   /** Takes up a machine that runs since before this agent. */
@@ -163,12 +181,14 @@ export class BootedNode implements BootHandler {
   boot(): Promise<BootAnswer> {
     return this.#turns.take(async () => {
       const { machine, serving } = this.#options;
-      this.#begin(true);
+      const isTooOften = serving() !== 'Nothing' && !this.#pace.take();
+      this.#end(true);
+      if (!isTooOften) this.#forgetFailure();
       for (const disk of machine.spec.shape.disks) await this.mediator.hide(disk.name);
-      const what = serving();
+      const what = isTooOften ? 'Nothing' : serving();
       if (what === 'Trusted') return this.#startTrusted();
       const script = what === 'Vmm' ? await this.#startVmm() : undefined;
-      return script ?? this.#nothing();
+      return script ?? this.#nothing(isTooOften ? 'asked too often' : 'nothing to boot');
     });
   }
 
@@ -177,8 +197,8 @@ export class BootedNode implements BootHandler {
   }
 
   /** A machine that found nothing to boot keeps asking. */
-  #nothing(): BootAnswer {
-    return { script: askAgainScript(this.#server, this.#failure?.failure.code ?? 'nothing to boot') };
+  #nothing(why: string): BootAnswer {
+    return { script: askAgainScript(this.#server, this.#failure?.failure.code ?? why) };
   }
 
   async #startTrusted(): Promise<BootAnswer> {
