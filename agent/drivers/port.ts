@@ -117,6 +117,12 @@ export interface VmmPlan {
   readonly maxRateBytes?: number;
 }
 
+/**
+ * Of the time that a copy with `install.yield: Fair` has however busy the guest keeps its disk, as docs/vmm-channel.md asks of a hypervisor: the
+ * guest keeps four fifths, and an installation takes at most five times as long as on an idle machine.
+ */
+export const leastFairShare = 0.2;
+
 export interface VmmReading {
   readonly vmm: NodeObservation['vmm'];
   /** Epoch of the plan that the resident VMM, or the boot that failed, and so `guest`, `copy` and `failure` belong to; 0: none. */

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { isHeldUp, type PaceInput, paceOf } from '../../agent/drivers/qemu/pace.ts';
+import { AgentRoom, enrolment, environment, steps } from '../support/agent-room.ts';
 
 const busy = { quietMs: 0, easyMs: 0 };
 const idle = { quietMs: 5_000, easyMs: 5_000 };
@@ -46,4 +47,21 @@ test('no copy is faster than its bound, a bound of 0 stops every one, and nothin
       assert.equal(paceOf({ ...given, maxRateBytes: 0 }).timeShare, 0);
     }),
   );
+});
+
+test('in the simulated room a fair copy leaves a busy guest as much as in the lab', async (t) => {
+  const room = new AgentRoom({ nodes: ['n0'], room: { guestIo: 1, spread: 0 } });
+  t.after(() => room.close());
+  await room.runAll(enrolment, 1);
+  await room.runAll([steps.isolate(), steps.reimage(environment('r1', { sizeBytes: 16e9 }))], 2);
+  const machine = room.rack.machine('n0');
+  const [disk] = room.rack.room.machine.disks;
+  const map = machine.disks[0]?.map;
+  assert.ok(disk && map && machine.guestIo > 0.1);
+  const [startMs, before] = [room.clock.monotonic(), map.localBytes];
+  await room.clock.runUntil(() => map.localBytes >= map.totalBytes);
+  const rate = ((map.totalBytes - before) * 1000) / (room.clock.monotonic() - startMs);
+  const lab = paceOf({ yielding: 'Fair', ...busy }).timeShare;
+  const expected = disk.writeBytesPerSecond * (1 - machine.guestIo * (1 - lab));
+  assert.ok(Math.abs(rate - expected) < 0.02 * expected, `${rate} bytes a second instead of ${expected}`);
 });

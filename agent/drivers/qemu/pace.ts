@@ -8,6 +8,7 @@
  * Invariant: a fair copy never stands, unless it is bounded at 0.
  */
 import type { Environment } from '../../../controller/api/protocol.generated.ts';
+import { leastFairShare } from '../port.ts';
 
 export interface PaceInput {
   readonly yielding: Environment['install']['yield'];
@@ -28,7 +29,6 @@ export interface Pace {
 
 /** A guest that pauses between two reads is not done yet. */
 const quietEnoughMs = 700;
-const leastShare = 0.2;
 /** A guest that boots reads in bursts, with seconds between them: the copy comes back by and by. */
 const easyEnoughMs = { toBegin: 500, toGoOn: 2_000 };
 /** A guest that waits for its disk less than this share of the time is not held up by it. */
@@ -39,7 +39,7 @@ export const isHeldUp = (waitedMs: number, elapsedMs: number): boolean => waited
 function fairShare(easyMs: number): number {
   const { toBegin, toGoOn } = easyEnoughMs;
   const way = Math.min(1, Math.max(0, (easyMs - toBegin) / (toGoOn - toBegin)));
-  return leastShare + (1 - leastShare) * way;
+  return leastFairShare + (1 - leastFairShare) * way;
 }
 
 export function paceOf({ yielding, maxRateBytes, quietMs, easyMs }: PaceInput): Pace {

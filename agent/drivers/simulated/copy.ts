@@ -7,6 +7,7 @@
  *    its disk, its bounds and the guest's own I/O leave; what a slow stream does not take is not handed on.
  * 3. Somebody is told of progress at sixteenths of the image, and not more often than the interval given.
  */
+import { leastFairShare } from '../port.ts';
 import { type FilledMap, type SimMachine, targetOf, vmmResident } from './machine.ts';
 import type { RoomOptions } from './options.ts';
 import { controlReaches } from './wiring.ts';
@@ -21,7 +22,7 @@ interface Stream {
 const stepsOfProgress = 16;
 
 /** A guest's I/O takes this share of what it uses away from the copy. */
-const yieldShare = { Strict: 1, Fair: 0.5, None: 0 } as const;
+const yieldShare = { Strict: 1, Fair: 1 - leastFairShare, None: 0 } as const;
 
 export class Copies {
   readonly #streams = new Map<string, Stream>();

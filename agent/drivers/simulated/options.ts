@@ -133,7 +133,7 @@ export const defaultRoom: RoomOptions = {
   zeroDelays: false,
   // 10 GbE.
   imageServerBytesPerSecond: 1.25e9,
-  guestIo: 0.2,
+  guestIo: 0.125,
   failureRates: {},
   faultRates: {},
   identity: { boot: 'Port', channel: 'Key' },
