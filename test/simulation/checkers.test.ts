@@ -66,6 +66,18 @@ class History {
     this.truth.apiWrite(physicalNodes, old === undefined ? 'ADDED' : 'MODIFIED', object, old);
   }
 
+  /** Somebody drops the finalizer and deletes it. */
+  forces(name: string): void {
+    const object = this.#allocations.get(name);
+    this.#allocations.delete(name);
+    if (object !== undefined) this.truth.apiWrite(nodeAllocations, 'DELETED', object, object);
+  }
+
+  claims(uid: string): void {
+    const claim = { epoch: 2, revision: 'r1', allocation: { namespace: 'cfd', name: 'one', uid } };
+    this.node('n0', { state: 'Resident', epoch: 2, claim });
+  }
+
   happens(event: RoomEvent['event'], detail: Record<string, unknown> = {}): void {
     this.truth.roomEvent('r0', { atMs: this.nowMs, node: 'n0', event, detail: { recordedAs: 'n0', ...detail } });
   }
@@ -143,6 +155,34 @@ test('an epoch may be given out again only where neither the log nor the records
   assert.deepEqual(givenTwice(true, true), []);
   assert.deepEqual(givenTwice(true, false), [1]);
   assert.deepEqual(givenTwice(false, true), [1]);
+});
+
+/**
+ * An allocation that wants a full erase is forced away when it had given up its node and before that ended; one of its name takes over the
+ * claim, and the guest under it.
+ */
+function takesOverWhatWasGivenUp(history: History): void {
+  history.runs();
+  history.claims('one');
+  const reclaim = { erase: 'Full', gracePeriod: '5m' };
+  history.allocation('one', { spec: { reclaim } });
+  history.allocation('one', { ...ended, spec: { reclaim } });
+  history.forces('one');
+  history.allocation('one', { status: { nodes: 'n0' }, metadata: { uid: 'again' } });
+  history.claims('again');
+}
+
+test('what an allocation had given up is the data of the one that took it over, and erased as that one says', () => {
+  const history = new History();
+  takesOverWhatWasGivenUp(history);
+  history.truth.atRest();
+  // Rule 8 misses counts and conditions, of which this history says nothing.
+  assert.deepEqual(history.broken(), [8]);
+  history.truth.violations.length = 0;
+  const metadata = { uid: 'again', deletionTimestamp: '1969-12-31T00:00:00Z' };
+  history.allocation('one', { status: { ending: [{ reason: 'Released', nodes: 'n0' }] }, metadata });
+  history.wipe();
+  assert.deepEqual(history.truth.violations, []);
 });
 
 /** Four allocations are deleted in one moment, and a minute later the nodes of one of them end, with this metadata. */
@@ -263,6 +303,14 @@ const bad: readonly (readonly [rule: number, what: string, make: (history: Histo
     "a wipe of a tenant's disk",
     (history) => {
       history.runs();
+      history.wipe();
+    },
+  ],
+  [
+    6,
+    'a wipe after the end that its owner before had decided, and not the one who took it over',
+    (history) => {
+      takesOverWhatWasGivenUp(history);
       history.wipe();
     },
   ],

@@ -280,7 +280,7 @@ export class Truth {
       if (earlier === undefined && !ending.includes(name)) owner?.ends.delete(name);
     }
     this.machine(name).revisions.set(claim.epoch, claim.revision);
-    this.#takenOver(name, claim);
+    this.#takenOver(name, claim, earlier?.epoch === claim.epoch);
   }
 
   #decided(
@@ -294,8 +294,11 @@ export class Truth {
     return { action, epoch, held, recordsLost, atMs: this.ground.clock.monotonic() };
   }
 
-  /** An allocation of the same name takes over what another one left: from then on the data is its own. */
-  #takenOver(node: string, { allocation: claimant, epoch, revision }: Claim): void {
+  /**
+   * An allocation of the same name takes over what another one left: from then on the data is its own.
+   * @param isHandedOn the very tenancy goes on under it: an end that the other one had decided went with that one
+   */
+  #takenOver(node: string, { allocation: claimant, epoch, revision }: Claim, isHandedOn = false): void {
     const machine = this.machine(node);
     const named = this.allocations.get(machine.epochs.get(epoch) ?? '');
     // Before its guest ran: what will run under this epoch is the claimant's, whatever the agent was told first.
@@ -304,7 +307,7 @@ export class Truth {
     const owner = this.allocations.get(machine.data?.owner ?? '');
     if (machine.data === undefined || owner === undefined || owner.uid === claimant.uid) return;
     const same = owner.namespace === claimant.namespace && owner.name === claimant.name;
-    const ended = owner.ends.has(node) && machine.tampered === undefined;
+    const ended = owner.ends.has(node) && machine.tampered === undefined && !isHandedOn;
     if (!same || !owner.gone || ended) return;
     machine.data = { ...machine.data, owner: claimant.uid };
     // An update that was asked for goes on under the new one.
