@@ -7,11 +7,12 @@
  *    remembers it, for as long as it lists a node. Where its status is taken away as well, this process remembers it, and those that it was
  *    deleted together with count for as long as one of them waits.
  * 2. An allocation counts among the deletions of its window also when its object is gone already, after a restart too: its nodes say
- *    whose they were, on their way back by their ends and then, until they are released again, by what they were released from.
+ *    whose they were, by a claim that nobody ended, on their way back by their ends and then, until they are released again, by what they
+ *    were released from.
  * 3. What an operator before this one handled as failed still counts: nodes and allocations say which and since when.
  */
 import { parseHostlist } from '../api/hostlist.ts';
-import type { NodeAllocation } from '../api/types.generated.ts';
+import type { NodeAllocation, PhysicalNode } from '../api/types.generated.ts';
 import { admitBlast, type BlastSettings, type BlastState, blastBudget } from '../domain/blast.ts';
 import {
   type Deletion,
@@ -26,6 +27,8 @@ import type { Clock } from '../runtime/clock.ts';
 import type { Guards } from './allocation.ts';
 import type { Fleet } from './fleet.ts';
 import { anyAllocation, byUse } from './indexes.ts';
+
+type Owner = NonNullable<NonNullable<PhysicalNode['status']>['claim']>['allocation'];
 
 export interface GuardSettings {
   readonly deletions: DeletionSettings;
@@ -74,6 +77,29 @@ function forgetOver(seen: Map<string, Deletion>, present: ReadonlySet<string>, n
 const mayRunUnclaimed = (fleet: Fleet, uid: string, name: string): boolean =>
   fleet.stateOf(name) === 'Orphaned' && fleet.nodes.getByKey(name)?.status?.claim?.allocation.uid !== uid;
 
+/** Deletions that an operator before this one let go, by uid. A scale-down or an expiry has another reason than a deletion. */
+function recallDeletions(fleet: Fleet, nowMs: number): Map<string, Deletion> {
+  const recalled = new Map<string, Deletion>();
+  const note = ({ uid, namespace, name }: Owner, at: string | undefined, ended: number): void => {
+    const owner = fleet.allocations.getByKey(`${namespace}/${name}`)?.metadata;
+    // A node that failed to start was given back by an allocation that goes on.
+    if (owner?.uid === uid && owner.deletionTimestamp === undefined) return;
+    const known = recalled.get(uid);
+    const nodesInUse = (known?.nodesInUse ?? fleet.nodes.countByIndex(byUse, uid)) + ended;
+    const time = at === undefined ? nowMs : Date.parse(at);
+    const deletedAt = Math.min(known?.deletedAt ?? Number.POSITIVE_INFINITY, time);
+    recalled.set(uid, { uid, deletedAt, nodesInUse, confirmed: false, alreadyEnded: true });
+  };
+  for (const { status } of fleet.nodes.values()) {
+    const { claim, end, released, state, stateSince } = status ?? {};
+    const last = claim && end ? { allocation: claim.allocation, ...end } : released;
+    if (last?.reason === 'Released' && last.at !== undefined) note(last.allocation, last.at, 1);
+    // An object that was forced away may have been deleted with others before: when, only its being missed says.
+    if (claim && !end) note(claim.allocation, state === 'Orphaned' ? stateSince : undefined, 0);
+  }
+  return recalled;
+}
+
 export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings): Guards {
   let blast: BlastState | undefined;
   const seen = new Map<string, Deletion>();
@@ -99,23 +125,7 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
     };
   };
 
-  /** What an operator before this one let go. A scale-down or an expiry has another reason than a deletion. */
-  const remember = (): void => {
-    for (const { status } of fleet.nodes.values()) {
-      const { claim, end, released } = status ?? {};
-      const last = claim && end ? { allocation: claim.allocation, ...end } : released;
-      if (last?.reason !== 'Released' || last.at === undefined) continue;
-      const { uid, namespace, name } = last.allocation;
-      const owner = fleet.allocations.getByKey(`${namespace}/${name}`)?.metadata;
-      // A node that failed to start was given back by an allocation that goes on.
-      if (owner?.uid === uid && owner.deletionTimestamp === undefined) continue;
-      const known = seen.get(uid);
-      const nodesInUse = (known?.nodesInUse ?? fleet.nodes.countByIndex(byUse, uid)) + 1;
-      const deletedAt = Math.min(known?.deletedAt ?? Number.POSITIVE_INFINITY, Date.parse(last.at));
-      seen.set(uid, { uid, deletedAt, nodesInUse, confirmed: false, alreadyEnded: true });
-    }
-  };
-  let remembers = false;
+  let recalled = false;
 
   const blastNow = (): BlastState => {
     blast ??= recallBlast(fleet, clock.now());
@@ -125,8 +135,8 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
   return {
     deletionHeld(allocation) {
       const now = clock.now();
-      if (!remembers) remember();
-      remembers = true;
+      if (!recalled) for (const [uid, deletion] of recallDeletions(fleet, now)) seen.set(uid, deletion);
+      recalled = true;
       const present = new Set<string>();
       for (const candidate of fleet.allocations.values()) {
         if (candidate.metadata.deletionTimestamp === undefined) continue;

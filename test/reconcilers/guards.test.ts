@@ -140,3 +140,34 @@ test('of many deletions, one whose only node runs a guest without a record of it
   const held = allocations.map((allocation) => guards.deletionHeld(allocation) !== undefined);
   assert.deepEqual(held, [true, true, true, true, false]);
 });
+
+test('of many deletions, those that are left when one was forced away and the operator was restarted wait all the same', async () => {
+  const clock = new VirtualClock();
+  await clock.advance(60 * minute);
+  const ago = (minutes: number): string => toMetaTime(clock.now() - minutes * minute);
+  const allocations = ['a', 'b', 'c'].map((name) => ({
+    metadata: { name, namespace: 'cfd', uid: name, deletionTimestamp: ago(2) },
+    spec: { deletionPolicy: 'Release' },
+    status: { nodes: `${name}0` },
+  })) as NodeAllocation[];
+  const claimed = (name: string, uid: string, status: object): object => ({
+    metadata: { name },
+    status: { claim: { allocation: { namespace: 'cfd', name: uid, uid } }, ...status },
+  });
+  const isHeld = (orphan: object): boolean => {
+    const nodes = [...['a', 'b', 'c'].map((uid) => claimed(`${uid}0`, uid, { state: 'Resident' })), orphan];
+    const fleet = {
+      nodes: { size: 4, values: () => nodes, getByKey: () => undefined, countByIndex: () => 1 },
+      allocations: {
+        values: () => allocations.values(),
+        getByKey: (key: string) => allocations.find(({ metadata }) => key === `cfd/${metadata.name}`),
+      },
+      stateOf: () => 'Resident',
+    } as unknown as Fleet;
+    const guards = createGuards(fleet, clock, { deletions: defaultGuardSettings, blast: defaultBlastSettings });
+    return allocations.map((allocation) => guards.deletionHeld(allocation) !== undefined)[0] ?? false;
+  };
+  assert.equal(isHeld(claimed('d0', 'd', { state: 'Resident' })), true, 'nobody saw yet that its allocation is gone');
+  assert.equal(isHeld(claimed('d0', 'd', { state: 'Orphaned', stateSince: ago(1) })), true);
+  assert.equal(isHeld(claimed('d0', 'd', { state: 'Orphaned', stateSince: ago(30) })), false, 'long before');
+});
