@@ -5,9 +5,10 @@
  * 1. An object stands in at most one of `valid` and `named`; two definitions of one object leave it in `named`, with an error at both.
  * 2. A file with any error is in `failing`: nothing that it once defined is taken for removed.
  */
+import { deepFreeze } from '../kube/json.ts';
 import type { GroupVersionKind } from '../kube/port.ts';
 import { isObject, type JsonObject } from '../standalone/schema/index.ts';
-import { type ParsedDocument, type ParseLimits, parseFile } from './documents.ts';
+import { type ParsedDocument, type ParsedFile, type ParseLimits, parseFile } from './documents.ts';
 import type { Problem } from './problems.ts';
 import type { RefusedEntry, SourceFile } from './source.ts';
 import { type DocumentValidator, segmentsOf } from './validator.ts';
@@ -63,6 +64,22 @@ const refusedMetadata = [
   'deletionGracePeriodSeconds',
 ];
 
+/** By path and content, what was read of small files: most passes find the files of the pass before. */
+const remembered = new Map<string, ParsedFile>();
+const mostRemembered = 500;
+const largestRememberedBytes = 16 * 1024;
+
+function parseOnce({ path, id, bytes }: SourceFile, limits: ParseLimits | undefined): ParsedFile {
+  if (limits !== undefined || bytes.byteLength > largestRememberedBytes) return parseFile(path, bytes, limits);
+  const key = `${path}\0${id}`;
+  const parsed = remembered.get(key) ?? parseFile(path, bytes);
+  if (remembered.has(key)) return parsed;
+  for (const { object } of parsed.documents) deepFreeze(object);
+  if (remembered.size >= mostRemembered) remembered.clear();
+  remembered.set(key, parsed);
+  return parsed;
+}
+
 class Collector {
   readonly valid = new Map<string, DesiredObject>();
   readonly named = new Set<string>();
@@ -90,7 +107,7 @@ class Collector {
 
   addFile(file: SourceFile): void {
     this.files.push(file.path);
-    const parsed = parseFile(file.path, file.bytes, this.#options.limits);
+    const parsed = parseOnce(file, this.#options.limits);
     for (const problem of parsed.problems) this.report(problem);
     if (parsed.unread) this.unread.set(file.path, file.id);
     for (const document of parsed.documents) {

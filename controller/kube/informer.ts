@@ -48,6 +48,9 @@ const shortestTimeoutSeconds = 300;
 
 type StoreEffect<T> = Extract<WatchEffect<T>, { kind: 'begin' | 'page' | 'end' | 'apply' | 'remove' | 'progress' }>;
 
+/** One for all: nobody reads why a call was given up, and each error of its own would record a stack. */
+const replaced = new Error('the list or watch was replaced by another one');
+
 /** What is no KubeError came from the store or from a bug: whether an event was lost is not known, so list again. */
 function asKubeError(error: unknown): KubeError {
   if (error instanceof KubeError) return error;
@@ -95,7 +98,7 @@ class Runner<T extends KubeObject> implements Informer {
         this.#start(effect.call, (signal) => this.#watch(effect.call, effect.resourceVersion, signal));
         break;
       case 'close':
-        this.#call.abort();
+        this.#call.abort(replaced);
         break;
       case 'setQuietTimer':
         this.#setTimer(effect.afterMs, { kind: 'quietTimer', call: effect.call });
@@ -147,7 +150,7 @@ class Runner<T extends KubeObject> implements Informer {
 
   /** Replaces the call under way; a failure of the new one is an input to the machine like any other. */
   #start(call: number, work: (signal: AbortSignal) => Promise<void>): void {
-    this.#call.abort();
+    this.#call.abort(replaced);
     this.#call = new AbortController();
     const { signal } = this.#call;
     this.#underWay = work(signal).catch((error) => {

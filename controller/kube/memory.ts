@@ -112,6 +112,8 @@ class Store {
   /** A server never gives out version 0: a watch from there means «from what there is now». */
   version = 1;
   readonly #kinds = new Map<string, KindState>();
+  /** The same, without a name to be put together for every call. */
+  readonly #kindsByGvk = new WeakMap<GroupVersionKind, KindState>();
   readonly #openLists = new Map<string, OpenList>();
   #listsOpened = 0;
 
@@ -120,6 +122,8 @@ class Store {
   }
 
   kind(gvk: GroupVersionKind): KindState {
+    const known = this.#kindsByGvk.get(gvk);
+    if (known !== undefined) return known;
     const id = resourceName(gvk);
     let state = this.#kinds.get(id);
     if (state === undefined) {
@@ -128,6 +132,7 @@ class Store {
       state = { gvk, traits, objects: new Map(), events: [], firstIndex: 0, forgottenVersion: 0, wakers: new Set() };
       this.#kinds.set(id, state);
     }
+    this.#kindsByGvk.set(gvk, state);
     return state;
   }
 

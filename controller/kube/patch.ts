@@ -45,7 +45,7 @@ export function keyOf(object: KubeObject): ObjectKey {
 }
 
 /**
- * Changes the object's status by `mutate`, which gets a copy to change.
+ * Changes the object's status by `mutate`, which gets a copy whose status it may change, and nothing else.
  * @throws KubeError for failures that are none of the outcomes (Invalid, Forbidden, Unavailable, TooManyRequests, …)
  */
 export function casPatchStatus<T extends KubeObject & { status?: unknown }>(
@@ -55,7 +55,7 @@ export function casPatchStatus<T extends KubeObject & { status?: unknown }>(
   mutate: (draft: T) => void,
   options: CasOptions<T> = {},
 ): Promise<CasResult<T>> {
-  const draft = mutableCopy(object);
+  const draft = { ...object, status: mutableCopy(object.status) };
   mutate(draft);
   const patch = mergePatchBetween({ status: object.status ?? {} }, { status: draft.status ?? {} });
   return send(client, gvk, object, patch, options);

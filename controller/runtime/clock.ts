@@ -52,7 +52,16 @@ export function sleep(clock: Clock, delayMs: number, signal?: AbortSignal): Prom
   });
 }
 
+let lastSecond = Number.NaN;
+let lastMetaTime = '';
+
 /** RFC 3339 with whole seconds, as `metav1.Time` is written. */
 export function toMetaTime(ms: number): string {
-  return `${new Date(ms).toISOString().slice(0, 19)}Z`;
+  const second = Math.floor(ms / 1000);
+  // Every reconcile asks for the present second, and most of them for the same.
+  if (second !== lastSecond) {
+    lastMetaTime = `${new Date(ms).toISOString().slice(0, 19)}Z`;
+    lastSecond = second;
+  }
+  return lastMetaTime;
 }

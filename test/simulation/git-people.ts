@@ -41,8 +41,16 @@ interface Draft {
 
 const gvkOf = { ComputeEnvironment: computeEnvironments, NodeAllocation: nodeAllocations };
 
-const manifest = ({ kind, name, spec }: Doc): string =>
-  stringify({ apiVersion: 'bitvisor.io/v1alpha1', kind, metadata: { name, namespace }, spec });
+/** A commit writes every file anew, and changes one document. */
+const manifests = new WeakMap<Doc, string>();
+
+function manifest(doc: Doc): string {
+  const { kind, name, spec } = doc;
+  const text =
+    manifests.get(doc) ?? stringify({ apiVersion: 'bitvisor.io/v1alpha1', kind, metadata: { name, namespace }, spec });
+  manifests.set(doc, text);
+  return text;
+}
 
 /** The flaw is in the last document: those before it are as good as ever. */
 function fileWith(docs: readonly Doc[], flaw: Flaw | undefined): RepositoryFile {

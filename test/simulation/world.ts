@@ -21,10 +21,11 @@ import type {
   PhysicalNode,
 } from '../../controller/api/types.generated.ts';
 import type { ConfigMap } from '../../controller/gitops/inventory.ts';
+import { leaseKind } from '../../controller/kube/lease.ts';
 import { createMemoryKube, type MemoryKube, type MemorySnapshot } from '../../controller/kube/memory.ts';
 import { type GroupVersionKind, KubeError, type KubeObject, type ObjectKey } from '../../controller/kube/port.ts';
 import type { Random } from '../../controller/runtime/random.ts';
-import { VirtualClock } from '../support/virtual-clock.ts';
+import { settleWithoutIo, VirtualClock } from '../support/virtual-clock.ts';
 import { AgentHost } from './agent-host.ts';
 import { type AgentChances, noAgentChances } from './agent-network.ts';
 import { int, stream } from './chance.ts';
@@ -58,7 +59,7 @@ const longestRestartMs = 20_000;
 
 export class World {
   readonly seed: number;
-  readonly clock = new VirtualClock();
+  readonly clock = new VirtualClock(undefined, settleWithoutIo);
   readonly trace: Trace;
   readonly verbose: boolean;
   readonly print: (line: string) => void;
@@ -82,10 +83,11 @@ export class World {
   readonly agentRandom: Random;
   /** Those who keep their allocations in git; undefined where nobody does. */
   readonly git: GitPeople | undefined;
-  /** What each stored object took the place of, where somebody keeps allocations in git. */
+  /** What each stored object took the place of, where somebody keeps allocations in git; most writes are of the Lease, which nobody keeps there. */
   readonly replaced = new WeakMap<KubeObject, KubeObject>();
   readonly #random: Random;
   readonly #streams = new Map<string, Random>();
+  readonly #hosts = new Map<string, AgentHost>();
   #processes = 0;
   /** Whether processes and agents that died are started again after a while, or at once. */
   calm = false;
@@ -114,7 +116,7 @@ export class World {
       bookmarkMs: 600_000,
       ...(git ? { validate: refuseImmutable } : {}),
       onWrite: (gvk, type, object, old) => {
-        if (git && old !== undefined) this.replaced.set(object, old);
+        if (git && old !== undefined && gvk !== leaseKind) this.replaced.set(object, old);
         this.truth.apiWrite(gvk, type, object, old);
       },
     });
@@ -169,8 +171,10 @@ export class World {
   }
 
   hostOf(node: string): AgentHost {
-    for (const host of this.agents.values()) if (host.nodes.includes(node)) return host;
-    throw new Error(`no rack holds ${node}`);
+    const known = this.#hosts.get(node) ?? [...this.agents.values()].find(({ nodes }) => nodes.includes(node));
+    if (known === undefined) throw new Error(`no rack holds ${node}`);
+    this.#hosts.set(node, known);
+    return known;
   }
 
   get machines(): string[] {
