@@ -44,6 +44,9 @@ export function keyOf(object: KubeObject): ObjectKey {
   return namespace === undefined ? { name } : { namespace, name };
 }
 
+/** Whether a patch from one to the other would be empty. */
+export const isSameContent = deepEqual;
+
 /**
  * Changes the object's status by `mutate`, which gets a copy whose status it may change, and nothing else.
  * @throws KubeError for failures that are none of the outcomes (Invalid, Forbidden, Unavailable, TooManyRequests, …)

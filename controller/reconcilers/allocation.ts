@@ -24,8 +24,7 @@ import {
 import { isAdoptedBy } from '../domain/node-adoption.ts';
 import { revisionOf } from '../domain/revision.ts';
 import { addFinalizer, removeFinalizer } from '../kube/finalizers.ts';
-import { deepEqual } from '../kube/json.ts';
-import { casPatchStatus } from '../kube/patch.ts';
+import { casPatchStatus, isSameContent } from '../kube/patch.ts';
 import type { KubeClient } from '../kube/port.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Outcome } from '../runtime/worker.ts';
@@ -237,7 +236,7 @@ function changeBetween(
   let change: 'none' | 'counts' = 'none';
   for (const field of new Set([...Object.keys(before), ...Object.keys(after)])) {
     const [old, next] = [Reflect.get(before, field), Reflect.get(after, field)];
-    if (deepEqual(old, next)) continue;
+    if (isSameContent(old, next)) continue;
     if (!countFields.has(field)) return 'decision';
     change = 'counts';
   }
