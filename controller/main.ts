@@ -161,6 +161,7 @@ program
     '--example <dir>',
     "folder of manifests that a new repository is made from (default: the lab's own two tenants)",
   )
+  .option('--tpm', 'machines have a TPM and are attested by what it signs, not by token alone; needs swtpm and ovmf')
   .option('--until-ready', 'end with 0 when every allocation has what its spec asks for, with 1 when not in time')
   .option('--timeout <seconds>', 'how long --until-ready waits', seconds, 600)
   .addOption(logLevel())
@@ -168,6 +169,7 @@ program
     'after',
     examples(
       'bitvisor-operator lab',
+      'bitvisor-operator lab --tpm',
       'bitvisor-operator lab --nodes 2 --data-dir /tmp/lab --until-ready',
       'KUBECONFIG=lab-data/kubeconfig kubectl get physicalnodes',
     ),

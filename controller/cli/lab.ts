@@ -6,11 +6,13 @@
  * 2. What is missing on this host is said before anything is started.
  */
 import { accessSync, constants, existsSync, mkdirSync, writeFileSync } from 'node:fs';
-import { delimiter, join, relative, resolve } from 'node:path';
+import { delimiter, isAbsolute, join, relative, resolve } from 'node:path';
 import { buildLabImages, type LabImage, type LabImages } from '../../agent/drivers/qemu/images/build.ts';
+import { uefiFirmware } from '../../agent/drivers/qemu/measured.ts';
 import { dataAddress } from '../../agent/drivers/qemu/network.ts';
 import { namesOf } from '../../agent/drivers/qemu/rack.ts';
 import { CliError } from './arguments.ts';
+import type { QemuConfig } from './drivers.ts';
 import { runStandalone, type StandaloneContext } from './standalone.ts';
 
 export interface LabFlags {
@@ -20,6 +22,8 @@ export interface LabFlags {
   /** A folder of manifests in place of the lab's own site. */
   readonly example?: string;
   readonly untilReady?: boolean;
+  /** Machines have a TPM, and are attested by a quote. */
+  readonly tpm?: boolean;
   /** Seconds. */
   readonly timeout: number;
 }
@@ -28,7 +32,7 @@ export interface LabContext extends StandaloneContext {
   readonly isRoot: boolean;
 }
 
-/** Programs, and the packages of Debian that they come in. */
+/** Programs, or files by their whole path, and the packages of Debian that they come in. */
 const needed: readonly (readonly [program: string, packages: string])[] = [
   ['qemu-system-x86_64', 'qemu-system-x86 ipxe-qemu'],
   ['qemu-img', 'qemu-utils'],
@@ -40,10 +44,15 @@ const needed: readonly (readonly [program: string, packages: string])[] = [
   ['mcopy', 'mtools'],
   ['syslinux', 'syslinux syslinux-common'],
 ];
+const neededForTpms: typeof needed = [
+  ['swtpm', 'swtpm'],
+  [uefiFirmware.code, 'ovmf'],
+];
 const agentName = 'lab';
 const agentPort = 17_700;
 
 function isInstalled(program: string, path: string): boolean {
+  if (isAbsolute(program)) return existsSync(program);
   return [...path.split(delimiter), '/usr/sbin', '/sbin'].some((directory) => {
     try {
       accessSync(join(directory, program), constants.X_OK);
@@ -55,8 +64,9 @@ function isInstalled(program: string, path: string): boolean {
 }
 
 /** @throws CliError */
-function checkHost({ isRoot, environment }: LabContext): void {
-  const missing = needed.filter(([program]) => !isInstalled(program, environment.PATH ?? ''));
+function checkHost({ tpm }: LabFlags, { isRoot, environment }: LabContext): void {
+  const all = tpm === true ? [...needed, ...neededForTpms] : needed;
+  const missing = all.filter(([program]) => !isInstalled(program, environment.PATH ?? ''));
   if (missing.length > 0) {
     const packages = missing.map(([, name]) => name).join(' ');
     throw new CliError(`the lab needs ${missing.map(([name]) => name).join(', ')}: apt-get install ${packages}`);
@@ -127,9 +137,16 @@ spec:
   for (const [name, text] of Object.entries(files)) writeFileSync(join(directory, name), text);
 }
 
+function qemuOf({ trusted: { kernel, initrd, unified } }: LabImages, origin: string, { tpm }: LabFlags): QemuConfig {
+  const origins = [origin];
+  if (tpm !== true) return { trusted: { kernel, initrd }, origins };
+  // Nobody has seen these machines before the lab makes them.
+  return { trusted: { kernel, initrd, unified }, origins, attestation: { method: 'Tpm', enrolment: 'FirstUse' } };
+}
+
 /** @returns the exit code @throws CliError */
 export async function runLab(given: LabFlags, context: LabContext): Promise<number> {
-  checkHost(context);
+  checkHost(given, context);
   const { output } = context;
   const dataDir = resolve(given.dataDir);
   const imageDirectory = join(dataDir, 'images');
@@ -147,8 +164,7 @@ export async function runLab(given: LabFlags, context: LabContext): Promise<numb
     `  ip netns exec ${netns} nft list table bridge lab       who may talk to whom`,
     `  change red.yaml from alpha to beta and add "update: { policy: Rolling }": the nodes are imaged anew one at a time`,
   ];
-  const { kernel, initrd } = images.trusted;
-  const qemu = { trusted: { kernel, initrd }, origins: [imageDirectory] };
+  const qemu = qemuOf(images, imageDirectory, given);
   const { untilReady, port, timeout } = given;
   const flags = { dataDir, example: resolve(given.example ?? site), timeFactor: 1, timeout };
   return runStandalone(

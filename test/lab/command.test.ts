@@ -8,6 +8,7 @@ import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { buildLabImages } from '../../agent/drivers/qemu/images/build.ts';
 import { namesOf } from '../../agent/drivers/qemu/rack.ts';
+import { Program } from '../cli/program.ts';
 import { labOptions } from './needs.ts';
 import { imageDirectory } from './one-machine.ts';
 
@@ -34,4 +35,15 @@ test('the command brings up its site and leaves nothing but its directory', labO
   const { netns, runDirectory } = namesOf(join(dataDir, 'agents', 'racks', 'lab'), tmpdir());
   assert.ok(!execFileSync('ip', ['netns', 'list'], { encoding: 'utf8' }).includes(netns), 'no namespace');
   assert.ok(!existsSync(runDirectory), 'no sockets');
+});
+
+test('what is missing is named with its package, and a TPM asks for more', async () => {
+  const said = async (...flags: readonly string[]): Promise<string> => {
+    const lab = new Program(['lab', ...flags], { PATH: '/nowhere' });
+    const { code, stderr } = await lab.ended;
+    assert.equal(code, 1);
+    return stderr;
+  };
+  assert.match(await said(), /the lab needs qemu-system-x86_64, .*: apt-get install qemu-system-x86 (?!.*swtpm)/);
+  assert.match(await said('--tpm'), /the lab needs qemu-system-x86_64, .*swtpm.*: apt-get install .* swtpm/);
 });

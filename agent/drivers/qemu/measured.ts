@@ -11,7 +11,8 @@ import { type Clock, sleep } from '../../../controller/runtime/clock.ts';
 import { run } from './command.ts';
 import type { MachineSpec } from './shape.ts';
 
-const firmware = { code: '/usr/share/OVMF/OVMF_CODE_4M.fd', variables: '/usr/share/OVMF/OVMF_VARS_4M.fd' };
+/** Files of Debian's package ovmf. */
+export const uefiFirmware = { code: '/usr/share/OVMF/OVMF_CODE_4M.fd', variables: '/usr/share/OVMF/OVMF_VARS_4M.fd' };
 const farewellMs = 5_000;
 const pollMs = 20;
 
@@ -29,11 +30,11 @@ export async function measuredArguments(
 }
 
 function uefiArguments({ directory }: MachineSpec): string[] {
-  if (!existsSync(firmware.code)) throw new Error('UEFI firmware is not installed: apt-get install ovmf');
+  if (!existsSync(uefiFirmware.code)) throw new Error('UEFI firmware is not installed: apt-get install ovmf');
   const variables = join(directory, 'uefi-variables');
-  if (!existsSync(variables)) copyFileSync(firmware.variables, variables);
+  if (!existsSync(variables)) copyFileSync(uefiFirmware.variables, variables);
   return [
-    ...['-drive', `if=pflash,format=raw,readonly=on,file=${firmware.code}`],
+    ...['-drive', `if=pflash,format=raw,readonly=on,file=${uefiFirmware.code}`],
     ...['-drive', `if=pflash,format=raw,file=${variables}`],
   ];
 }
