@@ -68,6 +68,8 @@ function firmwareLines({ firmware, control }: DhcpLayout): string[] {
     ...control.map(({ interface: name }) => `enable-tftp=${name}`),
     `tftp-root=${firmware.root}`,
     'tftp-no-blocksize',
+    // Else each file comes from a port of its own, which no rule that names ports lets a machine answer.
+    'tftp-single-port',
     ...uefiArchitectures.map((code) => `dhcp-match=set:uefi,option:client-arch,${code}`),
     ...control.flatMap((_segment, index) => [
       `dhcp-boot=tag:!ipxe,tag:uefi,tag:ctl${index},${firmware.uefi}`,
@@ -100,10 +102,11 @@ function* faults({ data, control, firmware, directory }: DhcpLayout): Generator<
 export function dnsmasqConfig(layout: DhcpLayout): string {
   const wrong = [...faults(layout)];
   if (wrong.length > 0) throw new Error(`the DHCP layout is wrong: ${wrong.join('; ')}`);
-  const { directory, user, data, control } = layout;
+  const { directory, user, data, control, firmware } = layout;
   const lines = [
     'port=0',
-    'bind-interfaces',
+    // With bind-interfaces dnsmasq 2.90 sends nothing from its one port of TFTP.
+    firmware === undefined ? 'bind-interfaces' : 'bind-dynamic',
     'except-interface=lo',
     ...(user === undefined ? [] : [`user=${user}`]),
     'no-resolv',

@@ -1,13 +1,9 @@
 /**
  * A rack's bridges and guests of the real kernel, in network namespaces: each guest is a process with root on its end of a cable.
  */
-import { type ChildProcessWithoutNullStreams, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import process from 'node:process';
-import { createInterface, type Interface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
-
-const python = '/usr/bin/python3';
-const script = fileURLToPath(new URL('frames.py', import.meta.url));
+import { NetnsProgram, python } from './netns-program.ts';
 
 /** Whether this process may make network namespaces, and nft, ip and Python are there. */
 export function roomIsPossible(): boolean {
@@ -29,56 +25,33 @@ const ip = (args: readonly string[], input?: string): string => execFileSync('ip
 
 export class Guest {
   readonly cable: Cable;
-  readonly #child: ChildProcessWithoutNullStreams;
-  readonly #lines: Interface;
-  readonly #answers: AsyncIterator<string>;
-  #busy: Promise<unknown>;
+  readonly #program: NetnsProgram;
 
   constructor(namespace: string, cable: Cable) {
     this.cable = cable;
-    this.#child = spawn('ip', ['netns', 'exec', namespace, python, script, 'eth0']);
-    this.#child.stderr.pipe(process.stderr);
-    this.#lines = createInterface({ input: this.#child.stdout });
-    this.#answers = this.#lines[Symbol.asyncIterator]();
-    this.#busy = this.#answers.next();
-  }
-
-  #ask<T>(command: object): Promise<T> {
-    const answer = this.#busy.then(async () => {
-      this.#child.stdin.write(`${JSON.stringify(command)}\n`);
-      const { value, done } = await this.#answers.next();
-      if (done === true) throw new Error('the guest is gone');
-      return JSON.parse(value) as T;
-    });
-    this.#busy = answer.catch(() => {});
-    return answer;
+    this.#program = new NetnsProgram(namespace, 'frames.py', 'eth0');
   }
 
   async send(...frames: readonly string[]): Promise<void> {
-    await this.#ask({ send: frames });
+    await this.#program.ask({ send: frames });
   }
 
   /** Frames that arrived since the last call, as hexadecimal text. */
   async seen(): Promise<string[]> {
-    return (await this.#ask<{ seen: string[] }>({ seen: true })).seen;
+    return (await this.#program.ask<{ seen: string[] }>({ seen: true })).seen;
   }
 
   /** Whether a frame that holds the text arrives within the time. */
   async gets(part: string, ms = 2000): Promise<boolean> {
-    return (await this.#ask<{ found: boolean }>({ await: part, ms })).found;
+    return (await this.#program.ask<{ found: boolean }>({ await: part, ms })).found;
   }
 
   async flood(frame: string | null, everyMicroseconds = 200): Promise<void> {
-    await this.#ask({ flood: frame, every: everyMicroseconds });
+    await this.#program.ask({ flood: frame, every: everyMicroseconds });
   }
 
   end(): Promise<void> {
-    this.#lines.close();
-    return new Promise((resolve) => {
-      if (this.#child.exitCode !== null || this.#child.signalCode !== null) return resolve();
-      this.#child.once('exit', () => resolve());
-      this.#child.kill('SIGKILL');
-    });
+    return this.#program.end();
   }
 }
 
