@@ -237,6 +237,9 @@ export function checkSettings(nodes: readonly string[], settings: HardwareSettin
   wrong.push(...sharedFaults(nodes, settings));
   if (images.transport === 'Aoe' && images.aoe === undefined)
     wrong.push('hardware.images.aoe is missing: hardware.images.transport is Aoe');
+  // Its rules let a control port reach the agent by IP, and nothing else.
+  if (images.transport === 'Aoe' && settings.fabric.bridge !== undefined)
+    wrong.push('hardware.images.transport: no frame of AoE passes hardware.fabric.bridge: use Nbd, or a plug-in');
   if ((images.directories ?? []).length + (images.prefixes ?? []).length === 0)
     wrong.push(
       'hardware.images: prefixes or directories must name where images may come from; tenants write their addresses',

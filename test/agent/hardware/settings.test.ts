@@ -27,16 +27,18 @@ function documented(): { hardware: HardwareSettings; nodes: string[] } {
   return { hardware, nodes: parseHostlist(racks[0]?.nodes ?? '') };
 }
 
-/** What is wrong once the value at a path of the section is another one; undefined takes it away. */
-function faultOf(path: string, value: unknown): string {
+/** What is wrong once the values at paths of the section are other ones; undefined takes one away. */
+function faultOf(...changes: readonly (readonly [path: string, value: unknown])[]): string {
   const { hardware, nodes } = documented();
   const settings = structuredClone(hardware);
-  const keys = path.split('.');
-  const last = keys.pop() ?? '';
-  let place = settings as unknown as Record<string, unknown>;
-  for (const key of keys) place = place[key] as Record<string, unknown>;
-  if (value === undefined) delete place[last];
-  else place[last] = value;
+  for (const [path, value] of changes) {
+    const keys = path.split('.');
+    const last = keys.pop() ?? '';
+    let place = settings as unknown as Record<string, unknown>;
+    for (const key of keys) place = place[key] as Record<string, unknown>;
+    if (value === undefined) delete place[last];
+    else place[last] = value;
+  }
   try {
     checkSettings(nodes, settings);
     return '';
@@ -66,7 +68,14 @@ test('what does not fit together is named', () => {
     [/boot\.channelPort must differ/, 'boot.channelPort', 8080],
     [/r0n1\.ports: there is no data port/, 'nodes.r0n1.ports', []],
   ];
-  for (const [message, path, value] of wrong) assert.match(faultOf(path, value), message);
+  for (const [message, path, value] of wrong) assert.match(faultOf([path, value]), message);
+  const { images } = documented().hardware;
+  const aoe = { ...images, transport: 'Aoe', aoe: { bridge: 'control', shelf: 0, diskBytes: 1 } };
+  assert.equal(faultOf(['images', aoe]), '');
+  assert.match(
+    faultOf(['fabric', { bridge: { table: 'rack' } }], ['images', aoe]),
+    /no frame of AoE passes hardware\.fabric\.bridge/,
+  );
 });
 
 test('no tenant reaches a control port, an agent or a BMC through the gateway, whatever its administrator listed', () => {
