@@ -3,8 +3,9 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import process from 'node:process';
 import { after, test } from 'node:test';
-import { run } from './program.ts';
+import { Program, run } from './program.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'bitvisor-cli-'));
 after(() => rmSync(scratch, { recursive: true, force: true }));
@@ -15,7 +16,7 @@ function file(name: string, text: string): string {
   return path;
 }
 
-for (const command of ['standalone', 'controller', 'agent', 'validate']) {
+for (const command of ['standalone', 'controller', 'agent', 'validate', 'lab']) {
   test(`the help of ${command} shows a command that can be copied`, async () => {
     const { code, stdout } = await run(command, '--help');
     assert.equal(code, 0);
@@ -49,6 +50,18 @@ for (const [what, words, expected] of mistakes) {
     assert.doesNotMatch(stderr, /^\s+at /m, 'a mistake of the person shows no stack');
   });
 }
+
+test('a host without QEMU is told what to install, before anything is started', async () => {
+  const dataDir = join(scratch, 'lab');
+  const { code, stdout, stderr } = await new Program(['lab', '--data-dir', dataDir], { ...process.env, PATH: scratch })
+    .ended;
+  assert.equal(code, 1);
+  assert.match(
+    stderr,
+    /the lab needs qemu-system-x86_64, qemu-img.*: apt-get install qemu-system-x86 ipxe-qemu qemu-utils/,
+  );
+  assert.equal(stdout, '');
+});
 
 test('rates of faults are checked by what they count, and an unknown fault is answered with those there are', async () => {
   const racks = 'racks: [{ name: r, site: s, rack: r, nodes: "n[0-3]" }]\n';
