@@ -24,7 +24,7 @@ const node = 'n0';
 
 async function siteOf(t: TestContext, images: string): Promise<HardwareSite> {
   const { trusted } = await buildLabImages(imageDirectory);
-  const site = new HardwareSite([node], false);
+  const site = new HardwareSite([node]);
   t.after(() => site.close());
   writeFileSync(join(images, 'bitvisor.elf'), loadedAsVmm);
   await site.start({

@@ -41,6 +41,13 @@ const plugin = fileURLToPath(new URL('support/bridge-switch.py', import.meta.url
 const rack = 'r0';
 const agentPort = 9443;
 
+export interface SiteShape {
+  /** UEFI firmware and a TPM. */
+  readonly hasTpms?: boolean;
+  /** The control port's card brings an iPXE; without one the firmware has to load one. Of machines with UEFI firmware. */
+  readonly hasBootRom?: boolean;
+}
+
 export class HardwareSite {
   readonly directory = mkdtempSync(join(tmpdir(), 'hw-'));
   readonly machines: ReadonlyMap<string, QemuMachine>;
@@ -52,8 +59,7 @@ export class HardwareSite {
   #link: AgentLink | undefined;
   #operations = 0;
 
-  /** @param hasTpms machines have UEFI firmware and a TPM */
-  constructor(nodes: readonly string[], hasTpms: boolean) {
+  constructor(nodes: readonly string[], { hasTpms = false, hasBootRom = true }: SiteShape = {}) {
     const hash = createHash('sha256').update(this.directory).digest();
     this.#name = `bvhw${hash.toString('hex', 0, 4)}`;
     this.#network = `10.98.${hash[0]}.${(hash[1] ?? 0) & 0xfc}`;
@@ -64,7 +70,10 @@ export class HardwareSite {
           ...{ name, index, shape, netns: this.#name, directory: join(this.directory, 'machines', name) },
           runDirectory: join(this.directory, String(index)),
         };
-        const moreArguments = (): Promise<string[]> => measuredArguments(spec, { isUefi: true, clock });
+        const moreArguments = async (): Promise<string[]> => [
+          ...(await measuredArguments(spec, { isUefi: true, clock })),
+          ...(hasBootRom ? [] : ['-global', 'virtio-net-pci.romfile=']),
+        ];
         const more = hasTpms ? { moreArguments } : {};
         return [name, new QemuMachine({ spec, clock, random, onError: () => {}, keepsDisks: true, ...more })];
       }),

@@ -21,7 +21,7 @@ test(
   labOptions(400, 'swtpm', 'python3'),
   async (t) => {
     const { trusted } = await buildLabImages(imageDirectory);
-    const site = new HardwareSite(nodes, true);
+    const site = new HardwareSite(nodes, { hasTpms: true });
     t.after(() => site.close());
     for (const node of nodes) for (const disk of ['sda', 'sdb']) site.soil(node, disk);
     const { kernel, initrd, unified } = trusted;
