@@ -34,7 +34,7 @@ export function adopt(
   if (facts.record.epoch < claim.epoch && isOfAnother(facts, owner)) return openUpdate(status, claim, owner);
   const patch: RecordPatch = {
     message: null,
-    claim: { ...claim, allocation: { ...claim.allocation, uid: owner.allocationUid } },
+    claim: { ...claim, allocation: { ...claim.allocation, uid: owner.allocationUid }, domain: owner.domain },
     ...(status.state === 'Orphaned' ? { state: 'Resident' as const, stateSince: input.nowIso } : {}),
   };
   return { kind: 'record', state: status.state ?? 'Resident', patch, why: 'Adopted' };

@@ -200,15 +200,12 @@ function tenancy(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObserv
 /** Nothing is begun while nobody knows what the node is to run; what runs on it stays isolated all the same (rule 2). */
 function pending(
   { isolation }: NonNullable<NodeInput['tenancyPending']>,
-  { state = 'Enrolling', claim }: PhysicalNodeStatus,
+  { state = 'Enrolling' }: PhysicalNodeStatus,
   facts: NodeObservation,
 ): NodeDecision {
-  const epoch = claim?.epoch ?? 0;
-  const inUse = facts.record.epoch === epoch && facts.record.guestStarted;
-  const drift = isolation === undefined ? undefined : driftStep(facts, isolation, inUse);
-  if (drift) return putBack(drift, state, epoch);
   const message = 'what its allocation runs is not known: status of the allocation was lost';
-  return { kind: 'rest', state, message };
+  const strayed = isolation === undefined ? undefined : putBackAlone(facts, isolation, state);
+  return strayed ?? { kind: 'rest', state, message };
 }
 
 /** A failed node that others stand in for: its network is closed, its power and disks are left alone. */
@@ -241,7 +238,8 @@ function walkTenancy(
   if (row === undefined) return { kind: 'rest', state: 'BareMetal' };
   const inUse = current && facts.record.guestStarted;
   const { state, deadlineSeconds, retries } = row;
-  if (!inUse && owner.suspended) return { kind: 'rest', state, message: 'suspended' };
+  if (!inUse && owner.suspended)
+    return putBackAlone(facts, owner, state) ?? { kind: 'rest', state, message: 'suspended' };
   // A node never shown to have started, whose record says that the hypervisor was told to leave: never re-image on a guess.
   if (
     status.commitSent?.epoch === epoch &&
@@ -321,6 +319,16 @@ function driftStep(facts: NodeObservation, owner: IsolationTerms, inUse: boolean
   );
   if (!strayed && !isOfAnother(facts, owner)) return undefined;
   return { verb: 'isolate', args: { domain: owner.domain, egress: owner.egress, allocation: owner.allocationUid } };
+}
+
+/**
+ * What strayed from under the guest that runs is put back under that guest's epoch: under the claim's, an isolate would begin its update.
+ * An agent that was asked for the update already takes nothing older, and closes the port by itself.
+ */
+function putBackAlone(facts: NodeObservation, terms: IsolationTerms, state: NodeState): NodeDecision | undefined {
+  const { epoch, seenEpoch, guestStarted } = facts.record;
+  const drift = seenEpoch === undefined ? driftStep(facts, terms, guestStarted) : undefined;
+  return drift && putBack(drift, state, epoch);
 }
 
 const putBack = (step: Step, state: NodeState, epoch: number): NodeDecision => ({

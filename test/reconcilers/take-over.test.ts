@@ -63,6 +63,21 @@ test('an allocation of a group that took over running nodes can have them re-ima
   await hall.stop();
 });
 
+test('a claim that is taken over names the domain of its new owner, and its node reads as isolated in it', async () => {
+  const hall = await running({});
+  await retain(hall);
+  await hall.clock.runUntil(() => hall.inState('Orphaned') === 1);
+  await hall.allocation('job', 'rocky', 1);
+  await hall.clock.runUntil(() => hall.settled('job') && hall.inState('BareMetal') === 1);
+  await hall.clock.advance(hour);
+  const domain = `allocation/${hall.seen('job')?.metadata.uid}`;
+  const port = hall.racks.get('r0')?.rack.machine('r0n0').ports.find(({ name }) => name === 'eth0');
+  assert.deepEqual([claimOf(hall)?.domain, port?.domain], [domain, domain]);
+  const isolated = hall.seen('job')?.status?.conditions?.find(({ type }) => type === 'Isolated');
+  assert.equal(isolated?.status, 'True', isolated?.message);
+  await hall.stop();
+});
+
 test('a claim that is taken over before the agent could begin its update is re-imaged under the new owner', async () => {
   const hall = await running({ devirtualize: 'Never' });
   const faults = hall.racks.get('r0')?.rack.faults;
