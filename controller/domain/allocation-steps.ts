@@ -200,6 +200,8 @@ export function updateStep(draft: Draft): void {
   }
 }
 
+const unheardAgainMs = 30_000;
+
 /** Scale-down and failures: who leaves. */
 export function shrinkStep(draft: Draft): void {
   const { input } = draft;
@@ -210,6 +212,11 @@ export function shrinkStep(draft: Draft): void {
     const beforeUse = !view.guestStarted;
     const replace = beforeUse || input.allocation.spec.failurePolicy === 'Replace';
     if (!replace) continue;
+    // What its agent said last is old: the machine may have booted since, and an end would wipe what its guest wrote.
+    if (beforeUse && !view.reachable) {
+      lookAgain(draft, unheardAgainMs);
+      continue;
+    }
     if (budget <= 0) {
       draft.waiting = {
         reason: 'TooManyFailures',

@@ -71,7 +71,10 @@ test('a claim that is taken over names the domain of its new owner, and its node
   await hall.clock.runUntil(() => hall.settled('job') && hall.inState('BareMetal') === 1);
   await hall.clock.advance(hour);
   const domain = `allocation/${hall.seen('job')?.metadata.uid}`;
-  const port = hall.racks.get('r0')?.rack.machine('r0n0').ports.find(({ name }) => name === 'eth0');
+  const port = hall.racks
+    .get('r0')
+    ?.rack.machine('r0n0')
+    .ports.find(({ name }) => name === 'eth0');
   assert.deepEqual([claimOf(hall)?.domain, port?.domain], [domain, domain]);
   const isolated = hall.seen('job')?.status?.conditions?.find(({ type }) => type === 'Isolated');
   assert.equal(isolated?.status, 'True', isolated?.message);
