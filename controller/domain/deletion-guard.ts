@@ -30,7 +30,7 @@ export interface Deletion {
   readonly confirmed: boolean;
   /** Its end was decided: there is nothing to hold any more. */
   readonly alreadyEnded: boolean;
-  /** It was found to be held before. */
+  /** It was found to be held before, or nobody knows any more that it was not. */
   readonly heldBefore?: boolean;
 }
 
@@ -73,7 +73,8 @@ function findMasses(sorted: readonly Deletion[], inUseNow: number, settings: Gua
 
 function sentence(uid: string, mass: Mass | undefined, { windowMs, maxShare }: GuardSettings): string {
   const how = `to confirm this deletion, set the annotation ${confirmDeletionAnnotation} to ${uid}`;
-  if (mass === undefined) return `it was one of many deletions in a short time; ${how}`;
+  if (mass === undefined)
+    return `it was, or with its status lost may have been, one of many deletions in a short time; ${how}`;
   const percent = (share: number): string => `${Math.round(share * 1000) / 10} %`;
   return (
     `${mass.allocations} allocations were deleted within ${formatDuration(windowMs)}, with ${mass.nodes} of ${mass.base} nodes in ` +

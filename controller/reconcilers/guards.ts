@@ -5,7 +5,7 @@
  * Invariants:
  * 1. A deletion that was held stays held over a restart of the operator, and when records of its nodes are taken away: its condition
  *    remembers it, for as long as it lists a node. Where its status is taken away as well, this process remembers it, and those that it was
- *    deleted together with count for as long as one of them waits.
+ *    deleted together with count for as long as one of them waits. A process that first sees a deletion without a status takes it for held.
  * 2. An allocation counts among the deletions of its window also when its object is gone already, after a restart too: its nodes say
  *    whose they were, by a claim that nobody ended, on their way back by their ends and then, until they are released again, by what they
  *    were released from.
@@ -108,7 +108,8 @@ export function createGuards(fleet: Fleet, clock: Clock, settings: GuardSettings
     const { uid = '', deletionTimestamp = '' } = allocation.metadata;
     const inUse = fleet.nodes.countByIndex(byUse, uid);
     const isShown = allocation.status?.conditions?.some((condition) => condition.reason === 'DeletionHeld') ?? false;
-    const heldBefore = isShown || seen.get(uid)?.heldBefore === true;
+    // Whoever claimed a node has conditions. One without lost its status, and nobody can say any more that it was not held.
+    const heldBefore = isShown || (seen.get(uid)?.heldBefore ?? allocation.status?.conditions === undefined);
     const names = allocation.status?.nodes ? parseHostlist(allocation.status.nodes) : [];
     // A record that was taken away ends no hold: the guest may run on, and its claim come back with a backup.
     const listed = heldBefore ? names.length : inUse + names.filter((name) => mayRunUnclaimed(fleet, uid, name)).length;
