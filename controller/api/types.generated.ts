@@ -630,7 +630,7 @@ export interface PhysicalNodeSpec {
    */
   decision?: {
     /**
-     * Reclaim takes a node without a tenant through fencing, wiping and checking. End does the same to a claimed node and DESTROYS its tenant's data. Adopt gives an orphaned node back to the allocation of the same namespace, name and revision, without a reboot. WriteOff states that the machine is physically switched off or cut from every network and cannot be fenced by its agent: its claim ENDS, it counts as fenced by that person's word, and it comes back by Reclaim alone.
+     * Reclaim takes a node without a tenant through fencing, wiping and checking. End does the same to a claimed node and DESTROYS its tenant's data. Adopt gives an orphaned node back to the allocation of the same namespace, name and revision, without a reboot; where a node's update could not be begun, Adopt has it begun again, as its owner asked. WriteOff states that the machine is physically switched off or cut from every network and cannot be fenced by its agent: its claim ENDS, it counts as fenced by that person's word, and it comes back by Reclaim alone.
      */
     action: 'Reclaim' | 'End' | 'Adopt' | 'WriteOff';
     /**

@@ -3,7 +3,8 @@
  *
  * Invariants:
  * 1. A claim goes to an allocation of the same namespace, name and revision, or stays with nobody until a person decides.
- * 2. It changes hands only once the agent can follow: an agent opens no newer epoch for an allocation that it does not know.
+ * 2. What an owner asked for and could not be begun is begun again by a person's decision alone.
+ * 3. It changes hands only once the agent can follow: an agent opens no newer epoch for an allocation that it does not know.
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNodeStatus } from '../api/types.generated.ts';
@@ -51,13 +52,47 @@ function openUpdate(
 ): NodeDecision {
   const { namespace, name, uid } = allocation;
   if (lastError !== undefined) {
-    const message = `the update to revision ${revision} that ${namespace}/${name} (${uid}) asked for could not be begun before it was gone, ${lastError.code}: ${lastError.message}; end the claim (its spec.decision)`;
+    const message = `the update to revision ${revision} that ${namespace}/${name} (${uid}) asked for could not be begun before it was gone, ${lastError.code}: ${lastError.message}; mend that and decide Adopt to have it begun again, or End`;
     return held('Orphaned', 'UpdateNotBegun', message.slice(0, 4096));
   }
   if (suspended) return { kind: 'rest', state, message: 'suspended' };
   const step: Step = { verb: 'isolate', args: { domain, egress, allocation: uid } };
   return { kind: 'step', state: 'Isolating', step, epoch, deadlineSeconds: 300, retries: 3, inUse: true };
 }
+
+/**
+ * A person lets an update go on that failed before anything of it began. It goes on under a new epoch: so the decision acts once, and
+ * nothing of the attempts before it counts.
+ */
+export function beginAgain(
+  input: NodeInput,
+  status: PhysicalNodeStatus,
+  facts: NodeObservation,
+  owner: Tenancy,
+): NodeDecision | undefined {
+  const { decision } = input.node.spec ?? {};
+  const { claim, lastError } = status;
+  const known = knownEpoch(status, facts);
+  if (decision?.action !== 'Adopt' || decision.epoch !== known || claim === undefined) return undefined;
+  const isAsked = owner.role === 'Placed' && claim.revision === owner.environment.revision;
+  if (!isAsked || lastError === undefined || hasBegun(facts, claim.epoch)) return undefined;
+  const epoch = known + 1;
+  const patch: RecordPatch = {
+    state: 'Isolating',
+    stateSince: input.nowIso,
+    message: null,
+    lastError: null,
+    attempts: null,
+    epoch,
+    claim: { ...claim, epoch, at: input.nowIso },
+    ...identity(input),
+  };
+  const event = { type: 'Warning', reason: 'AdoptDecided' } as const;
+  return { kind: 'record', state: 'Isolating', patch, why: 'BeginsAgain', event };
+}
+
+const hasBegun = ({ record, guest, copy }: NodeObservation, epoch: number): boolean =>
+  record.epoch === epoch && (guest.starts > 0 || copy.map !== 'None' || record.commitSent);
 
 /** Whether the agent's log has the tenancy as that of another allocation than `owner`. */
 export const isOfAnother = ({ record }: NodeObservation, owner: IsolationTerms): boolean =>

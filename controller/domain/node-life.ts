@@ -10,7 +10,7 @@
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNodeStatus } from '../api/types.generated.ts';
-import { adopt, adoptLost, isOfAnother } from './node-adoption.ts';
+import { adopt, adoptLost, beginAgain, isOfAnother } from './node-adoption.ts';
 import { type Conflict, findConflict, guestUnrecorded, knownEpoch, showsGuest } from './node-conflicts.ts';
 import { keepPower } from './node-power.ts';
 import { failedBeforeUse, reclaim } from './node-reclaim.ts';
@@ -177,6 +177,8 @@ function tenancy(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObserv
       `its allocation ${claim.allocation.namespace}/${claim.allocation.name} is gone; adopt the claim or end it`,
     );
   }
+  const again = beginAgain(input, status, facts, owner);
+  if (again) return again;
   if (owner.allocationUid !== claim.allocation.uid) return adopt(input, status, facts, owner);
   if (owner.role === 'Ending') {
     const neverStarted = status.lastError !== undefined && !guestMayHaveRun(facts, status);

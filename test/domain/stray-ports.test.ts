@@ -44,7 +44,7 @@ function input(domain: string, change: Partial<NodeInput>, seenEpoch?: number): 
     at: nowIso,
   };
   return {
-    node: { metadata: { name: 'n0' }, status: { state: 'Isolating', epoch: 3, claim } },
+    node: { metadata: { name: 'n0' }, spec: {}, status: { state: 'Isolating', epoch: 3, claim } },
     facts,
     storeId: 'log',
     agentName: 'r0',

@@ -140,7 +140,7 @@ test('of many deletions, one whose only node runs a guest without a record of it
     metadata: { name, namespace: 'cfd', uid: name, deletionTimestamp: toMetaTime(clock.now() - minute) },
     spec: { deletionPolicy: 'Release' },
     status: { nodes: `${name}0`, conditions: [] },
-  })) as NodeAllocation[];
+  })) as unknown as NodeAllocation[];
   const fleet = {
     nodes: {
       size: 5,

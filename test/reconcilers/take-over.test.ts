@@ -114,3 +114,45 @@ test('an allocation that took nodes over and asks for an update before the agent
   await hall.clock.runUntil(() => hall.history('r0n0', 'imaged') === 2 && hall.settled('job'), hour);
   await hall.stop();
 });
+
+const adopt = (hall: MachineHall, epoch: number): Promise<unknown> =>
+  hall.decide('r0n0', { spec: { decision: { action: 'Adopt', epoch, reason: 'the switch is repaired, kato' } } });
+
+/** A running node whose update its agent refused until the attempts at it were spent. */
+async function updateNotBegun(isTakenOver: boolean): Promise<MachineHall> {
+  const hall = await running({ devirtualize: 'Never' });
+  const faults = hall.racks.get('r0')?.rack.faults;
+  faults?.inject('fabricLate', { node: 'r0n0', lastsMs: 24 * hour });
+  assert.ok(faults?.inject('fabricDefaults', { node: 'r0n0' }));
+  await hall.clock.advance(1_000);
+  const epoch = claimOf(hall)?.epoch ?? 0;
+  await askForUpdate(hall);
+  await hall.clock.runUntil(() => claimOf(hall)?.epoch === epoch + 1);
+  if (isTakenOver) {
+    await retain(hall);
+    await hall.clock.runUntil(() => hall.inState('Orphaned') === 1);
+    await hall.allocation('job', 'rocky', 1, { devirtualize: 'Never' });
+  }
+  await hall.clock.runUntil(() => hall.nodes()[0]?.status?.lastError?.code === 'Deadline', 12 * hour);
+  await hall.clock.advance(48 * hour);
+  assert.deepEqual([claimOf(hall)?.epoch, hall.history('r0n0', 'imaged')], [epoch + 1, 1]);
+  return hall;
+}
+
+for (const isTakenOver of [false, true]) {
+  const whose = isTakenOver ? 'of an owner that is gone' : 'of its owner';
+  test(`an update ${whose} that its agent would not begin is begun again when a person says so, once`, async () => {
+    const hall = await updateNotBegun(isTakenOver);
+    const epoch = claimOf(hall)?.epoch ?? 0;
+    assert.equal(hall.nodes()[0]?.status?.state, isTakenOver ? 'Orphaned' : 'Isolating');
+    await adopt(hall, epoch - 1);
+    await hall.clock.advance(hour);
+    assert.equal(claimOf(hall)?.epoch, epoch, 'a decision about an epoch before does nothing');
+    await adopt(hall, epoch);
+    await hall.clock.runUntil(() => hall.settled('job') && hall.history('r0n0', 'imaged') === 2, hour);
+    await hall.clock.advance(hour);
+    assert.deepEqual([claimOf(hall)?.epoch, hall.history('r0n0', 'imaged')], [epoch + 1, 2]);
+    assert.equal(claimOf(hall)?.allocation.uid, hall.seen('job')?.metadata.uid);
+    await hall.stop();
+  });
+}
