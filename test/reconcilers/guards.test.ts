@@ -163,8 +163,8 @@ test('of many deletions, those that are left when one was forced away and the op
   const allocations = ['a', 'b', 'c'].map((name) => ({
     metadata: { name, namespace: 'cfd', uid: name, deletionTimestamp: ago(2) },
     spec: { deletionPolicy: 'Release' },
-    status: { nodes: `${name}0` },
-  })) as NodeAllocation[];
+    status: { nodes: `${name}0`, conditions: [] },
+  })) as unknown as NodeAllocation[];
   const claimed = (name: string, uid: string, status: object): object => ({
     metadata: { name },
     status: { claim: { allocation: { namespace: 'cfd', name: uid, uid } }, ...status },
