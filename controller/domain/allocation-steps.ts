@@ -96,7 +96,7 @@ const nothingStarted = (draft: Draft): boolean =>
   [...draft.nodes, ...draft.replaced].every((name) => {
     const view = draft.input.member(name);
     // One whose claim was lost, or whose agent is not heard, may run this tenant's guest: its tenant keeps the grace period.
-    if (!view.claimed) return view.state !== 'Orphaned';
+    if (!view.claimed) return view.state === 'Available' || view.state === 'Maintenance';
     return view.reachable && !view.guestStarted && view.state === 'Isolating';
   });
 

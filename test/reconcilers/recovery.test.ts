@@ -388,3 +388,16 @@ test('a deleted allocation keeps its grace period while no agent says whether it
   assert.equal(hall.seen('job')?.status?.ending, undefined);
   await hall.stop();
 });
+
+test('a deleted allocation keeps its grace period also where operator and agent have lost what they knew of its guest', async () => {
+  const hall = await running(3, 1, { devirtualize: 'Never', reclaim: { erase: 'Quick', gracePeriod: '5m' } });
+  const [name = ''] = claimedNames(hall);
+  await hall.kube.delete(nodeAllocations, { namespace: 'cfd', name: 'job' });
+  await hall.clock.runUntil(() => hall.seen('job')?.status?.ends?.reason === 'Deleted');
+  hall.agents.detach('r0');
+  await hall.forgetStatus(name);
+  await hall.clock.advance(20_000);
+  assert.equal(node(hall, name)?.status?.claim, undefined);
+  assert.deepEqual([hall.seen('job')?.status?.nodes, hall.seen('job')?.status?.ending], [name, undefined]);
+  await hall.stop();
+});
