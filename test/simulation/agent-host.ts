@@ -257,7 +257,8 @@ export class AgentHost {
   }
 
   #instruct({ peer }: Incarnation, batch: InstructionBatch): InstructionBatchResult {
-    const answer = this.#answer(peer, batch);
+    const { log } = this;
+    const answer = this.#answer(peer, batch, log);
     this.#world.truth.deeds++;
     for (const [index, { node, result, reason }] of answer.results.entries()) {
       const instruction = batch.instructions[index];
@@ -267,17 +268,30 @@ export class AgentHost {
         node,
         `${verb} ${operationId} term ${batch.term} epoch ${epoch}: ${result} ${reason ?? ''}`,
       );
-      if (result === 'Accepted') this.#world.truth.accepted(this.name, instruction, batch.term, this.log.storeId);
+      if (result === 'Accepted') this.#world.truth.accepted(this.name, instruction, batch.term, log.storeId);
     }
     return answer;
   }
 
-  #answer(peer: CorePeer, batch: InstructionBatch): InstructionBatchResult {
+  #answer(peer: CorePeer, batch: InstructionBatch, log: AgentLog): InstructionBatchResult {
     try {
       return peer.instruct(batch);
     } catch (error) {
-      if (error instanceof ProcessDied) throw new AgentError('Unknown', this.name, error.message);
-      throw error;
+      if (!(error instanceof ProcessDied)) throw error;
+      this.#acceptedBeforeDeath(batch, log);
+      throw new AgentError('Unknown', this.name, error.message);
+    }
+  }
+
+  /** What is in the log was accepted, and is gone on with by the next process, although nobody was told. */
+  #acceptedBeforeDeath({ term, instructions }: InstructionBatch, log: AgentLog): void {
+    const { truth, trace } = this.#world;
+    for (const instruction of instructions) {
+      const { node, operationId } = instruction;
+      const row = log.load().find((one) => one.node === node);
+      if (row?.recent.includes(operationId) !== true || truth.knows(instruction)) continue;
+      trace.add(node, `${operationId} term ${term}: is in the log of the agent that died`);
+      truth.accepted(this.name, instruction, term, log.storeId);
     }
   }
 

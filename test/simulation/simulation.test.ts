@@ -4,7 +4,9 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import type { Instruction } from '../../controller/api/protocol.generated.ts';
 import { runSeed } from './run.ts';
+import { World } from './world.ts';
 
 test('whatever happens, the rules hold, and with the faults over everything comes to rest', async () => {
   let tenancies = 0;
@@ -39,4 +41,21 @@ test('with a repository followed through its own faults the rules hold, and the 
     if (seed === 19) assert.equal((await runSeed({ seed, faults: ['git'] })).hash, result.hash);
   }
   assert.ok(kinds.size > 9, `only ${[...kinds]} struck`);
+});
+
+test('what an agent had in its log when it died is known to have been accepted, although it told nobody', () => {
+  const world = new World({ seed: 1, racks: { r0: 'r0n0' }, replicas: 0 });
+  const host = world.agents.get('r0');
+  assert.ok(host);
+  const known = (epoch: number): string[] => {
+    const operationId = `r0n0.${epoch}.Fencing.fence.1.0`;
+    host.start();
+    host.dieAt('write', 1);
+    const fence = { operationId, node: 'r0n0', epoch, verb: 'fence', args: {} } as unknown as Instruction;
+    assert.throws(() => host.peer().instruct({ term: 1, instructions: [fence] }), /died after a write/);
+    return [...world.truth.machine('r0n0').operations];
+  };
+  assert.deepEqual(known(1), ['0 r0n0.1.Fencing.fence.1.0']);
+  assert.equal(known(2).length, 2);
+  world.stop();
 });

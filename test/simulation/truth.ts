@@ -138,15 +138,20 @@ export class Truth {
     takeIn(this, machine, event);
   }
 
+  /** Whether this log of the node's agent was seen to accept it. */
+  knows({ node, operationId }: Instruction): boolean {
+    const { operations, generation } = this.machine(node);
+    return operations.has(`${generation} ${operationId}`);
+  }
+
   accepted(agent: string, instruction: Instruction, term: number, storeId = ''): void {
     const machine = this.machine(instruction.node, agent);
     machine.storeId = storeId;
     this.deeds++;
     for (const checker of this.#checkers) checker.accepted?.(instruction, term, machine, this);
     // One that comes again changes nothing, also where the epoch changed hands meanwhile.
-    const operation = `${machine.generation} ${instruction.operationId}`;
-    const isKnown = machine.operations.has(operation);
-    machine.operations.add(operation);
+    const isKnown = this.knows(instruction);
+    machine.operations.add(`${machine.generation} ${instruction.operationId}`);
     if (!isKnown && (instruction.verb === 'isolate' || instruction.verb === 'reimage')) {
       machine.epochs.set(instruction.epoch, instruction.args.allocation);
       machine.forgotten.byAgent.delete(instruction.epoch);
