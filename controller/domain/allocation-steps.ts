@@ -187,15 +187,28 @@ export function updateStep(draft: Draft): void {
   if (draft.closing) draft.updating.clear();
   if (draft.status.revision === undefined) return;
   if (outdated.length === 0 || draft.closing || allocation.spec.suspend) return;
+  rollStep(draft, views, outdated);
+}
+
+/**
+ * A guest that runs on where an update of its node began and did not come to re-image it: with the revision in force changed meanwhile and
+ * the list of what is updated lost, nothing else moves it. It is taken down as one that is ready is.
+ */
+const isHalfUpdated = ({ ready, down, reachable, state }: MemberView): boolean =>
+  !ready && !down && reachable && state === 'Booting';
+
+/** Of the outdated nodes, those that are re-imaged now. */
+function rollStep(draft: Draft, views: readonly MemberView[], outdated: readonly MemberView[]): void {
+  const runs = new Set(outdated.filter((view) => view.ready || isHalfUpdated(view)));
   // A node that does not run for whatever reason counts: an update never takes more from the tenant than it allowed.
-  const down = views.filter((view) => !view.ready && !draft.updating.has(view.name)).length;
-  let room = allocation.spec.update.maxUnavailable - draft.updating.size - down;
+  const down = views.filter((view) => !view.ready && !runs.has(view) && !draft.updating.has(view.name)).length;
+  let room = draft.input.allocation.spec.update.maxUnavailable - draft.updating.size - down;
   const order = [...outdated].sort((a, b) => Number(a.ready) - Number(b.ready) || (a.name < b.name ? -1 : 1));
   for (const view of order) {
     if (draft.updating.has(view.name)) continue;
-    if (!view.ready && !view.down) continue;
-    if (view.ready && room <= 0) break;
-    if (view.ready) room--;
+    if (!runs.has(view) && !view.down) continue;
+    if (runs.has(view) && room <= 0) continue;
+    if (runs.has(view)) room--;
     draft.updating.add(view.name);
   }
 }

@@ -1,7 +1,7 @@
 /** An update takes no more running nodes from its tenant at once than it said, whatever the operator sees of them. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { computeEnvironments, physicalNodes } from '../../controller/api/meta.ts';
+import { computeEnvironments, nodeAllocations, physicalNodes } from '../../controller/api/meta.ts';
 import { MachineHall } from '../support/machine-hall.ts';
 
 const hour = 3_600_000;
@@ -36,5 +36,30 @@ test('nodes that are held while an update begins, and whose guests run on, are n
     .filter(({ stage }) => stage === 'BareMetal');
   assert.equal(running?.length, 1, 'the other one runs on while the first is re-imaged');
   await hall.clock.runUntil(() => imaged() === 4 && hall.inState('BareMetal') === 2, hour);
+  await hall.stop();
+});
+
+test('a guest that runs on because its update failed is updated to the revision after that, also where status was edited', async () => {
+  const hall = new MachineHall({ r0: 'r0n0' });
+  await hall.addAgents();
+  await hall.start();
+  await hall.clock.runUntil(() => hall.inState('Available') === 1);
+  await hall.environment('rocky');
+  await hall.allocation('job', 'rocky', 1, { devirtualize: 'Never', update: { policy: 'Rolling', maxUnavailable: 1 } });
+  await hall.clock.runUntil(() => hall.settled('job'));
+  hall.failNext('r0n0', 'power');
+  await hall.newImage('rocky');
+  const inForce = (): string | undefined => hall.seen('job')?.status?.revision;
+  const claimed = (): string | undefined => hall.nodes()[0]?.status?.claim?.revision;
+  await hall.clock.runUntil(() => hall.seen('job')?.status?.updating === 'r0n0' && claimed() === inForce());
+  const job = { namespace: 'cfd', name: 'job' };
+  const first = inForce();
+  await hall.kube.patch(nodeAllocations, job, { status: { updating: null } }, { type: 'merge', subresource: 'status' });
+  const url = 'https://images.example/newer.raw';
+  const image = { url, size: '8Gi', format: 'Raw', sha256: hall.digestOf(url) };
+  const environment = { namespace: 'cfd', name: 'rocky' };
+  await hall.kube.patch(computeEnvironments, environment, { spec: { image } }, { type: 'merge' });
+  await hall.clock.runUntil(() => hall.settled('job') && hall.history('r0n0', 'imaged') > 1, hour);
+  assert.notEqual(claimed(), first);
   await hall.stop();
 });

@@ -24,7 +24,7 @@ const owners: readonly Mutant[] = [
     mistake: 'an update takes more nodes from its tenant at once than maxUnavailable',
     rules: [6],
     faults: ['none'],
-    edits: [edit(steps, '    if (view.ready && room <= 0) break;\n', '')],
+    edits: [edit(steps, '    if (runs.has(view) && room <= 0) continue;\n', '')],
   },
   {
     name: 'expiry-without-grace',
