@@ -389,3 +389,40 @@ test('streams of chance are repeatable and apart from each other', () => {
   assert.notDeepEqual(draws(1, 'a'), draws(1, 'b'));
   assert.notDeepEqual(draws(1, 'a'), draws(2, 'a'));
 });
+
+/** Up to a guest whose owner, of the same name, is another one by now and wants every update. */
+function tookOver(history: History): () => void {
+  history.runs();
+  const before = history.truth.allocations.get('one')?.object;
+  assert.ok(before);
+  history.truth.apiWrite(nodeAllocations, 'DELETED', before, before);
+  history.allocation('one', { metadata: { uid: 'newer' }, spec: { update: { policy: 'Rolling', maxUnavailable: 1 } } });
+  const claim = { allocation: { namespace: 'cfd', name: 'one', uid: 'newer' }, epoch: 2, revision: 'r1' };
+  history.node('n0', { epoch: 2, claim });
+  history.node('n0', { epoch: 3, claim: { ...claim, epoch: 3, revision: 'r2' } });
+  const restored = { epoch: 2, claim: { ...claim, allocation: { ...claim.allocation, uid: 'one' } } };
+  const node = { metadata: { name: 'n0' }, spec: {}, status: restored } as unknown as PhysicalNode;
+  return () => history.truth.restored([node], [before]);
+}
+
+function reimages(history: History): void {
+  const environment = { revision: 'r2', image: { sha256: 'digest' } };
+  const args = { allocation: 'newer', environment, sshKeys: [] };
+  const instruction = { operationId: 'n0.3.x', node: 'n0', epoch: 3, verb: 'reimage', args } as unknown as Instruction;
+  history.truth.accepted('r0', instruction, 1);
+}
+
+test('an update that was under way when a backup brought an owner from before goes on; none is begun for one afterwards', () => {
+  for (const isUnderWay of [true, false]) {
+    const history = new History();
+    const restore = tookOver(history);
+    history.nowMs = 1_000;
+    if (isUnderWay) reimages(history);
+    history.nowMs = 2_000;
+    restore();
+    history.nowMs = 3_000;
+    if (!isUnderWay) reimages(history);
+    history.happens('imaged', { epoch: 3, revision: 'r2', disk: 'sda', digest: 'digest' });
+    assert.deepEqual(history.broken(), isUnderWay ? [] : [6]);
+  }
+});

@@ -56,8 +56,24 @@ function updatedBetween(truth: Truth, machine: MachineTruth, epoch: number): boo
 }
 
 export function data(report: Report): Checker {
+  /** Of the updates that their owner had asked for when an agent accepted them: when that was, by `node epoch revision`. */
+  const begunAt = new Map<string, number>();
+
+  /** A backup that was put back since brings an owner from before, and nobody tells the agent: it goes on. */
+  function wasUnderWay(truth: Truth, { name }: MachineTruth, epoch: unknown, revision: string): boolean {
+    const atMs = begunAt.get(`${name} ${epoch} ${revision}`);
+    return atMs !== undefined && atMs <= truth.restoredAtMs;
+  }
+
   return {
     rule: 6,
+    accepted(instruction, _term, machine, truth) {
+      if (instruction.verb !== 'reimage') return;
+      const { revision } = instruction.args.environment;
+      const key = `${machine.name} ${instruction.epoch} ${revision}`;
+      if (begunAt.has(key) || !updateAsked(truth, machine, revision)) return;
+      begunAt.set(key, truth.ground.clock.monotonic());
+    },
     machine({ event, detail }, machine, truth) {
       if (machine.data === undefined || (event !== 'wiped' && event !== 'imaged')) return;
       if (endOf(truth, machine) !== undefined) return;
@@ -69,7 +85,7 @@ export function data(report: Report): Checker {
       const revision = String(detail.revision);
       if (machine.data.revision === revision && !updatedBetween(truth, machine, Number(detail.epoch))) {
         report(6, `${machine.name}: the disk of ${owner} is erased for the revision ${revision} that it has`);
-      } else if (!updateAsked(truth, machine, revision)) {
+      } else if (!updateAsked(truth, machine, revision) && !wasUnderWay(truth, machine, detail.epoch, revision)) {
         report(
           6,
           `${machine.name}: the disk of ${owner} is erased for revision ${revision}, and it never asked for that`,
