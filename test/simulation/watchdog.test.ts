@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
-import { test } from 'node:test';
+import { type TestContext, test } from 'node:test';
 
 const hangs = `
   import { startWatchdog } from ${JSON.stringify(new URL('watchdog.ts', import.meta.url).href)};
@@ -14,11 +14,21 @@ const hangs = `
   await goesRound();
 `;
 
-test('promises that never wait end the process, with the seed and the stack', async (t) => {
+/** Six runs of which none ever waits, one behind the other. */
+const goesOn = `
+  import { startWatchdog } from ${JSON.stringify(new URL('watchdog.ts', import.meta.url).href)};
+  const watchdog = startWatchdog(2000);
+  for (let run = 1; run <= 6; run++) {
+    watchdog.begins(run);
+    for (const until = Date.now() + 600; Date.now() < until; ) await undefined;
+  }
+`;
+
+async function endOf(t: TestContext, program: string): Promise<{ signal: string | null; said: string }> {
   const folder = mkdtempSync(join(tmpdir(), 'watchdog-test-'));
   t.after(() => rmSync(folder, { recursive: true, force: true }));
-  const file = join(folder, 'hangs.mjs');
-  writeFileSync(file, hangs);
+  const file = join(folder, 'program.mjs');
+  writeFileSync(file, program);
   const child = spawn(process.execPath, [file], {
     stdio: ['ignore', 'ignore', 'pipe'],
     timeout: 60_000,
@@ -26,8 +36,17 @@ test('promises that never wait end the process, with the seed and the stack', as
   });
   let said = '';
   child.stderr.on('data', (chunk) => (said += String(chunk)));
-  const signal = await new Promise((resolve) => child.on('close', (_code, name) => resolve(name)));
+  const signal = await new Promise<string | null>((resolve) => child.on('close', (_code, name) => resolve(name)));
+  return { signal, said };
+}
+
+test('promises that never wait end the process, with the seed and the stack', async (t) => {
+  const { signal, said } = await endOf(t, hangs);
   assert.equal(signal, 'SIGKILL', said);
   assert.match(said, /^seed 4711: /);
   assert.match(said, /at goesRound \(/);
+});
+
+test('runs that follow one another at once are no run that hangs', async (t) => {
+  assert.deepEqual(await endOf(t, goesOn), { signal: null, said: '' });
 });

@@ -14,14 +14,20 @@ export interface Watchdog {
   begins(seed: number): void;
 }
 
-/** @param limitMs for which the thread must not come to wait for anything, before the process is ended by SIGKILL */
+/** @param limitMs for which the thread must neither come to wait for anything nor begin a run, before the process is ended by SIGKILL */
 export function startWatchdog(limitMs: number): Watchdog {
   const beats = new Int32Array(new SharedArrayBuffer(4));
   const seeds = new BigInt64Array(new SharedArrayBuffer(8));
   const workerData = { beats, seeds, patienceMs: limitMs };
   // None of what the process itself loads first is for this thread.
   new Worker(new URL('watchdog-worker.ts', import.meta.url), { workerData, execArgv: [] }).unref();
-  // Between two steps of the virtual clock the thread comes by here.
-  setInterval(() => Atomics.add(beats, 0, 1), limitMs / 16).unref();
-  return { begins: (seed) => void Atomics.store(seeds, 0, BigInt(seed)) };
+  const beat = (): void => void Atomics.add(beats, 0, 1);
+  // Where the thread does wait. A run of the simulator need not, from its first line to its last, and the next one follows at once.
+  setInterval(beat, limitMs / 16).unref();
+  return {
+    begins: (seed) => {
+      Atomics.store(seeds, 0, BigInt(seed));
+      beat();
+    },
+  };
 }
