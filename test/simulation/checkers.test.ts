@@ -1,127 +1,12 @@
 /** Each checker fires on a bad history made by hand, and stays silent on the good one beside it. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { RoomEvent } from '../../agent/drivers/simulated/store.ts';
 import { freshRow } from '../../agent/row.ts';
-import { nodeAllocations, physicalNodes } from '../../controller/api/meta.ts';
+import { nodeAllocations } from '../../controller/api/meta.ts';
 import type { Instruction } from '../../controller/api/protocol.generated.ts';
-import type { NodeAllocation, PhysicalNode } from '../../controller/api/types.generated.ts';
+import type { PhysicalNode } from '../../controller/api/types.generated.ts';
 import { stream } from './chance.ts';
-import { Truth } from './truth.ts';
-
-const disks = [
-  { name: 'sda', serial: 'disk-a' },
-  { name: 'sdb', serial: 'disk-b' },
-];
-
-class History {
-  nowMs = 0;
-  plan: unknown;
-  /** Tokens of changes that can still take effect. */
-  pending: string[] = [];
-  faults: object = {};
-  readonly truth: Truth;
-  #nodes = new Map<string, PhysicalNode>();
-  #allocations = new Map<string, NodeAllocation>();
-
-  constructor() {
-    this.truth = new Truth({
-      clock: { now: () => this.nowMs, monotonic: () => this.nowMs },
-      trace: { add: () => {} },
-      machine: () => ({ disks, plan: this.plan, faults: this.faults, changes: {} }) as never,
-      repository: () => undefined,
-      tenantObjects: () => new Map(),
-      syncStatus: () => undefined,
-      shownPorts: () => [],
-      pendingTokens: () => this.pending,
-    });
-    this.allocation('one', {});
-    this.allocation('two', {});
-  }
-
-  allocation(name: string, { spec = {}, status, metadata = {} }: Record<string, object | undefined>): void {
-    const old = this.#allocations.get(name);
-    const object = {
-      metadata: { name, namespace: 'cfd', uid: name, ...metadata },
-      spec: {
-        environmentRef: { name: 'env' },
-        replicas: 1,
-        isolation: { egress: 'None' },
-        access: { sshKeys: [`key of ${name}`] },
-        update: { policy: 'OnDemand', maxUnavailable: 1 },
-        reclaim: { erase: 'Quick', gracePeriod: '5m' },
-        deletionPolicy: 'Release',
-        ...spec,
-      },
-      status,
-    } as unknown as NodeAllocation;
-    this.#allocations.set(name, object);
-    this.truth.apiWrite(nodeAllocations, old === undefined ? 'ADDED' : 'MODIFIED', object, old);
-  }
-
-  node(name: string, status: object): void {
-    const old = this.#nodes.get(name);
-    const object = { metadata: { name }, spec: {}, status } as unknown as PhysicalNode;
-    this.#nodes.set(name, object);
-    this.truth.apiWrite(physicalNodes, old === undefined ? 'ADDED' : 'MODIFIED', object, old);
-  }
-
-  /** Somebody drops the finalizer and deletes it. */
-  forces(name: string): void {
-    const object = this.#allocations.get(name);
-    this.#allocations.delete(name);
-    if (object !== undefined) this.truth.apiWrite(nodeAllocations, 'DELETED', object, object);
-  }
-
-  claims(uid: string): void {
-    const claim = { epoch: 2, revision: 'r1', allocation: { namespace: 'cfd', name: 'one', uid } };
-    this.node('n0', { state: 'Resident', epoch: 2, claim });
-  }
-
-  happens(event: RoomEvent['event'], detail: Record<string, unknown> = {}): void {
-    this.truth.roomEvent('r0', { atMs: this.nowMs, node: 'n0', event, detail: { recordedAs: 'n0', ...detail } });
-  }
-
-  accepts(verb: 'isolate' | 'fence' | 'attest' | 'power', epoch: number, { term = 1, allocation = 'one' } = {}): void {
-    const args = verb === 'attest' ? { nonce: `nonce-${epoch}` } : { domain: `allocation/${allocation}`, allocation };
-    const instruction = { operationId: `n0.${epoch}.x`, node: 'n0', epoch, verb, args } as unknown as Instruction;
-    this.truth.accepted('r0', instruction, term);
-  }
-
-  /** Its log has a newer epoch: the agent may die before it says so. */
-  opens(verb: 'isolate' | 'drain', epoch: number): void {
-    const instruction = { operationId: `n0.${epoch}.x`, node: 'n0', epoch, verb } as unknown as Instruction;
-    const operation = { instruction, term: 1, status: 'Running', phase: 'Preparing' } as const;
-    this.truth.logWritten('r0', [{ ...freshRow('n0'), epoch, operation }]);
-  }
-
-  ports(domain: string): void {
-    for (const port of ['eth0', 'ib0']) this.happens('port', { port, from: '', to: domain, cause: 'asked' });
-  }
-
-  wipe(): void {
-    this.happens('attested', { nonce: 'n' });
-    for (const { name: disk, serial } of disks) this.happens('wiped', { disk, serial, erase: 'Quick' });
-  }
-
-  /** From a clean machine to a running guest of this allocation. */
-  runs(allocation = 'one', epoch = 2): void {
-    this.wipe();
-    this.happens('power', { to: 'Off' });
-    this.accepts('isolate', epoch, { allocation });
-    this.ports(`allocation/${allocation}`);
-    this.happens('imaged', { epoch, revision: 'r1', disk: 'sda' });
-    this.guest(epoch, `allocation/${allocation}`);
-  }
-
-  guest(epoch: number, domain: string): void {
-    this.happens('guest', { epoch, throughVmm: true, ports: [{ name: 'eth0', domain, state: 'Ready' }] });
-  }
-
-  broken(): number[] {
-    return [...new Set(this.truth.violations.map(({ rule }) => rule))];
-  }
-}
+import { History } from './history-by-hand.ts';
 
 const ended = { spec: {}, status: { ending: [{ reason: 'ScaledDown', nodes: 'n0' }], nodes: 'n1' } };
 
@@ -220,6 +105,20 @@ test('nobody can know of a guest that comes up while the BMC says that the machi
   assert.deepEqual(history.truth.violations, []);
 });
 
+/** Its agent switches a machine on for `one`, with a port of it shown in the domain of this allocation. */
+function switchedOn(history: History, allocation: string): void {
+  history.accepts('isolate', 2);
+  history.shown = [{ name: 'eth0', role: 'Data', state: 'Ready', domain: `allocation/${allocation}` }];
+  const token = 'n0.2.Booting.reimage.1.0/on';
+  history.truth.acted('r0', 'n0', { command: 'power.set', arguments: ['On'], token });
+}
+
+test('a machine may be switched on whose switch shows every port in the domain of its tenant', () => {
+  const history = new History();
+  switchedOn(history, 'one');
+  assert.deepEqual(history.truth.violations, []);
+});
+
 const bad: readonly (readonly [rule: number, what: string, make: (history: History) => void])[] = [
   [
     1,
@@ -244,6 +143,46 @@ const bad: readonly (readonly [rule: number, what: string, make: (history: Histo
       history.runs();
       history.happens('boot', { got: 'Disk', shown: 'Disk' });
       history.happens('guest', { epoch: 2, throughVmm: false, ports: [], control: 'provisioning' });
+    },
+  ],
+  [
+    1,
+    'a claim of a machine that two nodes say they are',
+    (history) => {
+      history.happens('fault', { kind: 'twin' });
+      history.node('n0', { state: 'Available' });
+      history.nowMs += 600_000;
+      history.node('n0', {
+        claim: { epoch: 2, revision: 'r1', allocation: { uid: 'one', namespace: 'cfd', name: 'one' } },
+      });
+    },
+  ],
+  [2, 'a machine switched on behind a port that its switch shows elsewhere', (history) => switchedOn(history, 'two')],
+  [
+    2,
+    "a guest's port that nobody put back",
+    (history) => {
+      history.runs();
+      history.happens('port', { port: 'eth0', to: 'default', cause: 'defaults' });
+      history.truth.atRest();
+    },
+  ],
+  [
+    3,
+    'a nonce that is used again',
+    (history) => {
+      history.accepts('attest', 2, { nonce: 'n' });
+      history.accepts('attest', 3, { nonce: 'n' });
+    },
+  ],
+  [
+    3,
+    'an erase that is weaker than its owner asked for',
+    (history) => {
+      history.allocation('one', { spec: { reclaim: { erase: 'Full', gracePeriod: '5m' } } });
+      history.runs();
+      history.allocation('one', { ...ended, spec: { reclaim: { erase: 'Full', gracePeriod: '5m' } } });
+      history.wipe();
     },
   ],
   [
@@ -329,6 +268,22 @@ const bad: readonly (readonly [rule: number, what: string, make: (history: Histo
       history.runs();
       history.node('n0', { state: 'BareMetal' });
       history.truth.atRest();
+    },
+  ],
+  [
+    7,
+    'a node that is orphaned while its allocation is there',
+    (history) => {
+      const claim = { epoch: 2, revision: 'r1', allocation: { uid: 'one', namespace: 'cfd', name: 'one' } };
+      history.node('n0', { state: 'Orphaned', claim, message: 'its allocation cfd/one is gone' });
+    },
+  ],
+  [
+    8,
+    'a node that shows a failure where nothing fails',
+    (history) => {
+      history.truth.faultless = true;
+      history.node('n0', { state: 'Booting', lastError: { message: 'it did not start' } });
     },
   ],
   [
