@@ -12,6 +12,14 @@ async function tenant(upTo: number, room = new AgentRoom()): Promise<AgentRoom> 
   return room;
 }
 
+/** Its machine was told to boot the tenant's environment, and firmware is not done yet. */
+async function starting(options: ConstructorParameters<typeof AgentRoom>[0] = {}): Promise<AgentRoom> {
+  const room = await tenant(1, new AgentRoom(options));
+  room.give(steps.reimage(), { epoch: 2 });
+  await room.clock.runUntil(() => room.rack.machine('n0').stage === 'Post');
+  return room;
+}
+
 const map = (room: AgentRoom): { localBytes: number; totalBytes: number; flushed: boolean } =>
   room.rack.truth('n0').disks.find(({ content }) => content === 'Image')?.map ?? {
     localBytes: -1,
@@ -83,11 +91,7 @@ test('a map torn by a loss of power is a failure in use, and nothing is erased',
 });
 
 test('an agent that was dead while a guest ran and its map was torn erases nothing when it returns', async () => {
-  const room = new AgentRoom({ nodes: ['n0'], room: slow });
-  await room.runAll(enrolment, 1);
-  await room.runAll([steps.isolate()], 2);
-  room.give(steps.reimage(), { epoch: 2 });
-  await room.clock.runUntil(() => room.rack.machine('n0').stage === 'Post');
+  const room = await starting({ nodes: ['n0'], room: slow });
   room.core.close();
   await room.clock.advance(20 * minute);
   assert.equal(room.rack.truth('n0').guest, 'ThroughVmm');
@@ -104,11 +108,7 @@ test('an agent that was dead while a guest ran and its map was torn erases nothi
 });
 
 test('a throttle after a torn map does not let the next boot erase the disk', async () => {
-  const room = new AgentRoom({ nodes: ['n0'], room: slow });
-  await room.runAll(enrolment, 1);
-  await room.runAll([steps.isolate()], 2);
-  room.give(steps.reimage(), { epoch: 2 });
-  await room.clock.runUntil(() => room.rack.machine('n0').stage === 'Post');
+  const room = await starting({ nodes: ['n0'], room: slow });
   room.core.close();
   await room.clock.advance(10 * minute);
   room.rack.faults.inject('tornMap', { node: 'n0' });
@@ -156,11 +156,7 @@ test('a disk that was exchanged makes a certificate void, and takes no tenant be
 });
 
 test('a disk exchanged between the start and the first boot stops the boot', async () => {
-  const room = new AgentRoom();
-  await room.runAll(enrolment, 1);
-  await room.runAll([steps.isolate()], 2);
-  room.give(steps.reimage(), { epoch: 2 });
-  await room.clock.runUntil(() => room.rack.machine('n0').stage === 'Post');
+  const room = await starting();
   room.rack.faults.inject('diskSwap', { node: 'n0' });
   await room.clock.advance(10 * minute);
   assert.equal(room.events('guest').length, 0);
@@ -170,11 +166,7 @@ test('a disk exchanged between the start and the first boot stops the boot', asy
 });
 
 test('a disk exchanged before the first boot stops the boot under a newer epoch of the same tenancy as well', async () => {
-  const room = new AgentRoom();
-  await room.runAll(enrolment, 1);
-  await room.runAll([steps.isolate()], 2);
-  room.give(steps.reimage(), { epoch: 2 });
-  await room.clock.runUntil(() => room.rack.machine('n0').stage === 'Post');
+  const room = await starting();
   room.rack.faults.inject('diskSwap', { node: 'n0' });
   await room.clock.advance(10 * minute);
   assert.equal(room.seen().operation?.failure?.code, 'CheckFailed');
