@@ -5,17 +5,16 @@
  * 1. What they say by kubectl about an object of theirs is something that no commit ever says: whose word a field is can be told.
  * 2. A mistake is followed by what people do about it, or by nothing, as chance has it.
  */
-import { stringify } from 'yaml';
 import { computeEnvironments, configMaps, nodeAllocations } from '../../controller/api/meta.ts';
 import type { ConfigMap } from '../../controller/gitops/inventory.ts';
 import type { Random } from '../../controller/runtime/random.ts';
 import { chance, int, pick, pickMaybe, weighted } from './chance.ts';
-import { type Commit, pastOf, Repository, type RepositoryFile, type Statement, type Tree } from './git-repository.ts';
+import { type Doc, type Draft, type Flaw, namespace, treeOf } from './git-drafts.ts';
+import { type Commit, pastOf, Repository, type Statement } from './git-repository.ts';
 import { operatorNamespace, syncName } from './git-sync.ts';
 import { digestOf, unlessGone } from './people.ts';
 import type { World } from './world.ts';
 
-const namespace = 'cfd';
 /** Two have a file of their own, the others share one. */
 const tenants = ['g0', 'g1', 'g2', 'g3', 'g4'];
 const environments = ['env-g0', 'env-g1', 'env-g2'];
@@ -23,66 +22,7 @@ const environmentFile = 'environments.yaml';
 const fileOf = (tenant: string): string =>
   tenant === 'g0' || tenant === 'g1' ? `tenants/${tenant}.yaml` : 'tenants/team.yaml';
 
-interface Doc {
-  readonly kind: Statement['kind'];
-  readonly name: string;
-  readonly spec: Statement['spec'];
-}
-
-/** What makes a file bad: not YAML, a kind that does not exist, a value or a field that is not allowed. */
-export type Flaw = 'Unparsed' | 'Kind' | 'Value' | 'Field';
-export const flaws: readonly Flaw[] = ['Unparsed', 'Kind', 'Value', 'Field'];
-
-/** The files as their authors see them: what each defines, and what is wrong with it. */
-interface Draft {
-  readonly docs: ReadonlyMap<string, readonly Doc[]>;
-  readonly flawed: ReadonlyMap<string, Flaw>;
-}
-
 const gvkOf = { ComputeEnvironment: computeEnvironments, NodeAllocation: nodeAllocations };
-
-/** A commit writes every file anew, and changes one document. */
-const manifests = new WeakMap<Doc, string>();
-
-function manifest(doc: Doc): string {
-  const { kind, name, spec } = doc;
-  const text =
-    manifests.get(doc) ?? stringify({ apiVersion: 'bitvisor.io/v1alpha1', kind, metadata: { name, namespace }, spec });
-  manifests.set(doc, text);
-  return text;
-}
-
-/** The flaw is in the last document: those before it are as good as ever. */
-function fileWith(docs: readonly Doc[], flaw: Flaw | undefined): RepositoryFile {
-  const good = docs.map((doc): Statement => ({ ...doc, valid: true }));
-  const last = docs.at(-1);
-  if (flaw === undefined || last === undefined) {
-    return { text: docs.map(manifest).join('---\n'), statements: good, unread: false };
-  }
-  const before = docs.slice(0, -1).map((doc) => `${manifest(doc)}---\n`);
-  const kept = good.slice(0, -1);
-  const text = manifest(last);
-  switch (flaw) {
-    case 'Unparsed':
-      return { text: `${before.join('')}${text}  broken: [\n`, statements: kept, unread: true };
-    case 'Kind':
-      return {
-        text: `${before.join('')}${text.replace(`kind: ${last.kind}`, 'kind: NodeAlocation')}`,
-        statements: kept,
-        unread: true,
-      };
-    case 'Value':
-    case 'Field': {
-      const bad = flaw === 'Value' ? { ...last.spec, environmentRef: 7, image: 7 } : { ...last.spec, replcas: 2 };
-      const named = manifest({ ...last, spec: bad });
-      return { text: `${before.join('')}${named}`, statements: [...kept, { ...last, valid: false }], unread: false };
-    }
-  }
-}
-
-function treeOf({ docs, flawed }: Draft): Tree {
-  return new Map([...docs].map(([path, list]) => [path, fileWith(list, flawed.get(path))]));
-}
 
 export class GitPeople {
   readonly repository: Repository;

@@ -3,7 +3,7 @@
  * (git-people.ts).
  */
 import { pick } from '../chance.ts';
-import { flaws } from '../git-people.ts';
+import { flaws } from '../git-drafts.ts';
 import type { FaultFamily, FaultKind } from './family.ts';
 
 const family = 'git';
