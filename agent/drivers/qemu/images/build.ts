@@ -162,20 +162,29 @@ interface Sources extends TrustedIngredients {
   readonly key: string;
 }
 
+/**
+ * Of every file of this directory. What runs was read at the start of this process, and scripts are read when they are used: where a file
+ * changed in between, the image is neither the old recipe's nor the new one's, and no other process takes it for one.
+ */
+async function recipe(): Promise<Buffer> {
+  const hash = createHash('sha256');
+  for (const file of (await readdir(new URL('.', import.meta.url), { recursive: true, withFileTypes: true }))
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name))
+    .sort()) {
+    hash.update(await readFile(file));
+    if ((await stat(file)).mtimeMs > performance.timeOrigin) hash.update(`changed under process ${process.pid}`);
+  }
+  return hash.digest();
+}
+
 async function sourcesOf(directory: string): Promise<Sources> {
   const names = [await kernelPackage(), 'busybox-static', 'diffutils', 'libc6', 'systemd-boot-efi'];
   const packages = await unpackPackages(join(directory, 'packages'), names);
   const [linux, busybox, diffutils, libc, boot] = packages;
   if (!linux || !busybox || !diffutils || !libc || !boot) throw new Error('a package is missing');
   const version = linux.name.replace(/^linux-image-/, '');
-  const hash = createHash('sha256').update(packages.map(({ name, version }) => `${name} ${version}`).join('\n'));
-  const here = new URL('.', import.meta.url);
-  for (const file of (await readdir(here, { recursive: true, withFileTypes: true }))
-    .filter((entry) => entry.isFile())
-    .map((entry) => join(entry.parentPath, entry.name))
-    .sort()) {
-    hash.update(await readFile(file));
-  }
+  const versions = packages.map(({ name, version }) => `${name} ${version}`).join('\n');
   return {
     kernel: join(linux.root, `boot/vmlinuz-${version}`),
     modules: join(linux.root, `lib/modules/${version}/kernel`),
@@ -183,7 +192,10 @@ async function sourcesOf(directory: string): Promise<Sources> {
     diffutils: diffutils.root,
     libc: libc.root,
     stub: join(boot.root, 'usr/lib/systemd/boot/efi/linuxx64.efi.stub'),
-    key: hash.digest('hex'),
+    key: createHash('sha256')
+      .update(versions)
+      .update(await recipe())
+      .digest('hex'),
   };
 }
 

@@ -7,10 +7,10 @@
  */
 import { createHash } from 'node:crypto';
 import { chmod, copyFile, link, mkdir, open, readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { bootEntry, bootEntryTitle, layoutOffset, layoutSector, type Place } from '../../boot/tenant-data.ts';
 import { cpio, type Entry } from './cpio.ts';
-import { moduleFiles } from './modules.ts';
+import { loadInOrder, moduleFiles, unsignedModule } from './modules.ts';
 import { run } from './run.ts';
 
 export interface LinuxEnvironment {
@@ -83,6 +83,8 @@ export async function makeLinuxImage(
   );
   image.writeUInt16LE(0xaa55, 510);
   layoutSector({ bootEntry: findBootEntry(fat), seed: seedPlace }).copy(image, layoutOffset);
+  // No seed: the guest's shell reads a line byte by byte, and without an end it would read the whole place so.
+  image.write('\n', seedPlace.offset);
   fat.copy(image, fatOffset);
   root.copy(image, rootOffset);
   await writeSparse(path, image);
@@ -161,16 +163,27 @@ async function fatPartition(
   return readFile(fat);
 }
 
+/**
+ * Loads all its modules in one process, and without their signatures: an emulated processor takes some 10 ms for each process and more to
+ * check a signature of RSA.
+ */
 async function initramfs(ingredients: Ingredients): Promise<Buffer> {
+  const names = [...bootModules, ...lateModules];
+  const modules = `lib/modules/${basename(dirname(ingredients.modules))}`;
+  const file = (path: string, mode: number, bytes: Buffer): Entry => ({ path, kind: 'File', mode, bytes });
   const entries: Entry[] = [
-    ...['bin', 'dev', 'proc', 'sys', 'disk', 'modules'].map((path): Entry => ({ path, kind: 'Directory' })),
+    ...['bin', 'dev', 'etc', 'proc', 'disk', 'lib', 'lib/modules', modules].map(
+      (path): Entry => ({ path, kind: 'Directory' }),
+    ),
     { path: 'dev/console', kind: 'Device', major: 5, minor: 1 },
-    { path: 'init', kind: 'File', mode: 0o755, bytes: await script('initramfs-init.sh') },
-    { path: 'bin/busybox', kind: 'File', mode: 0o755, bytes: await readFile(ingredients.busybox) },
-    { path: 'modules/order', kind: 'File', mode: 0o644, bytes: Buffer.from(`${bootModules.join('\n')}\n`) },
+    file('init', 0o755, await script('initramfs-init.sh')),
+    file('bin/busybox', 0o755, await readFile(ingredients.busybox)),
+    file('etc/fstab', 0o644, Buffer.from('proc /proc proc defaults 0 0\ndev /dev devtmpfs defaults 0 0\n')),
+    file('etc/last-module', 0o644, Buffer.from(`${names.at(-1)}\n`)),
+    file(`${modules}/modules.dep`, 0o644, Buffer.from(loadInOrder(names))),
   ];
-  for (const [name, bytes] of await moduleFiles(ingredients.modules, bootModules)) {
-    entries.push({ path: `modules/${name}.ko`, kind: 'File', mode: 0o644, bytes });
+  for (const [name, bytes] of await moduleFiles(ingredients.modules, names)) {
+    entries.push(file(`${modules}/${name}.ko`, 0o644, unsignedModule(bytes)));
   }
   return cpio(entries);
 }
@@ -181,7 +194,7 @@ async function rootPartition(
   ingredients: Ingredients,
 ): Promise<Buffer> {
   const tree = join(scratch, 'root');
-  const directories = 'bin dev etc lib/modules proc root run sbin sys tmp var/lib var/log www/cgi-bin'.split(' ');
+  const directories = 'bin dev etc lib/modules proc root/.ssh run sbin sys tmp var/lib var/log www/cgi-bin'.split(' ');
   for (const path of directories) await mkdir(join(tree, path), { recursive: true });
   await copyFile(ingredients.busybox, join(tree, 'bin/busybox'));
   for (const applet of (await run(ingredients.busybox, ['--list'])).split('\n')) {
@@ -195,14 +208,14 @@ async function rootPartition(
     'etc/passwd': 'root::0:0:root:/root:/bin/sh\n',
     'etc/group': 'root:x:0:\n',
     'etc/lab-env': `ENVIRONMENT=${environment.name}\nRELEASE=${environment.release}\n`,
-    'lib/modules/late': `${lateModules.join('\n')}\n`,
+    'etc/fstab': 'sysfs /sys sysfs defaults 0 0\ntmpfs /run tmpfs defaults 0 0\n',
     'www/cgi-bin/info': await script('info.cgi.sh'),
     'bin/send-frames': await script('send-frames.sh'),
     'bin/answer-dhcp': await script('answer-dhcp.sh'),
     ...environment.files,
   };
-  for (const [name, bytes] of await moduleFiles(ingredients.modules, [...lateModules, ...commandModules])) {
-    files[`lib/modules/${name}.ko`] = bytes;
+  for (const [name, bytes] of await moduleFiles(ingredients.modules, commandModules)) {
+    files[`lib/modules/${name}.ko`] = unsignedModule(bytes);
   }
   for (const [path, bytes] of Object.entries(files)) await writeFile(join(tree, path), bytes);
   for (const path of [

@@ -3,9 +3,7 @@
 # A process takes an emulated processor some 10 ms: what the shell can do is done by the shell.
 export PATH=/bin HOME=/root
 echo 1 >/proc/sys/kernel/printk
-mount -o remount,rw /
-mount -t tmpfs tmpfs /run
-mount -t devpts devpts /dev/pts 2>/dev/null
+mount -a
 . /etc/lab-env
 read -r arguments </proc/cmdline
 # Sets "value" to that of the last argument of this name.
@@ -26,7 +24,6 @@ dd if="${disk%p}" bs=512 skip=64 count=128 2>/dev/null | {
 hostname=lab
 instance=
 if [ -s /run/seed ]; then
-  mkdir -p "$HOME/.ssh"
   {
     while IFS= read -r line && [ -n "$line" ]; do
       case $line in
@@ -38,7 +35,7 @@ if [ -s /run/seed ]; then
     cat >/run/user-data
   } </run/seed
 fi
-hostname "$hostname"
+echo "$hostname" >/proc/sys/kernel/hostname
 # As cloud-init does it: a script in the user data runs once for each instance.
 done_for=
 [ -s /var/lib/instance ] && read -r done_for </var/lib/instance
@@ -50,12 +47,13 @@ fi
 ip link set lo up
 data=
 has_carrier() { carrier=0; { read -r carrier <"$1/carrier"; } 2>/dev/null; [ "$carrier" = 1 ]; }
-for link in /sys/class/net/e*; do
-  name=${link##*/}
-  ip link set "$name" up
-  tries=0
-  while ! has_carrier "$link" && [ "$tries" -lt 10 ]; do usleep 20000; tries=$((tries + 1)); done
-  [ -z "$data" ] && has_carrier "$link" && data=$name
+for link in /sys/class/net/e*; do ip link set "${link##*/}" up; done
+# The first port with a cable: the control port has none while a hypervisor mediates, and would be waited for in vain.
+tries=0
+while [ -z "$data" ] && [ "$tries" -lt 20 ]; do
+  for link in /sys/class/net/e*; do has_carrier "$link" && data=${link##*/} && break; done
+  [ -n "$data" ] || usleep 20000
+  tries=$((tries + 1))
 done
 mac=none
 address=none
@@ -75,18 +73,15 @@ if [ -n "$data" ]; then
 fi
 echo "$data" >/run/data-port
 read -r boot_id </proc/sys/kernel/random/boot_id
-cat >/run/info <<END
-env=$ENVIRONMENT
+echo "env=$ENVIRONMENT
 release=$RELEASE
 mac=$mac
 ip=${address%/*}
 hostname=$hostname
 instance=$instance
 boot-id=$boot_id
-args=$arguments
-END
+args=$arguments" >/run/info
 httpd -h /www -p 80
-while read -r module; do insmod "/lib/modules/$module.ko"; done </lib/modules/late
 button=
 for name in /sys/class/input/event*/device/name; do
   read -r what <"$name" && [ "$what" = "Power Button" ] && button=${name#/sys/class/input/} && break
