@@ -233,6 +233,8 @@ const tenancy: readonly Mutant[] = [
         'orphan.name === name && orphan.revision === draft.status.revision',
         'orphan.name === name',
       ),
+      // The operator's other line of defence: nobody asked for the update.
+      edit('controller/domain/allocation-steps.ts', 'const isAsked = isUpdateAsked(draft);', 'const isAsked = true;'),
     ],
   },
 ];
