@@ -96,4 +96,17 @@ export const gitopsMistakes: readonly Mutant[] = [
       edit(merge, "    report('Conflict');\n    return 'conflict';", "    report('Conflict');\n    return 'apply';"),
     ],
   },
+  {
+    name: 'intent-without-its-commit',
+    mistake: 'what a commit brings is remembered before it is applied, and not of which commit it is',
+    rules: [6, 9],
+    edits: [edit(sync, '...inventory, entries: intended, commit });', '...inventory, entries: intended });')],
+  },
+  {
+    name: 'forget-what-was-pruned',
+    mistake: 'what was pruned and stands there again, because its creation came late, is named nowhere',
+    rules: [8],
+    edits: [edit(sync, 'this.#pruned.set(entry.key, { ...entry, prunedAtMs: this.#context.clock.now() });', '')],
+    test: { file: 'test/gitops/sync-waits.test.ts', name: 'what a late request brings back' },
+  },
 ];

@@ -4,6 +4,8 @@ import { allocationMistakes } from './mistakes-allocation.ts';
 import { gitopsMistakes } from './mistakes-gitops.ts';
 import { machineryMistakes } from './mistakes-machinery.ts';
 import { nodeMistakes } from './mistakes-node.ts';
+import { recordMistakes } from './mistakes-records.ts';
+import { refusalMistakes } from './mistakes-refusals.ts';
 import { roomMistakes } from './mistakes-room.ts';
 import type { Mutant } from './mutant.ts';
 
@@ -14,6 +16,8 @@ export const mutants: readonly Mutant[] = [
   ...machineryMistakes,
   ...gitopsMistakes,
   ...roomMistakes,
+  ...recordMistakes,
+  ...refusalMistakes,
 ];
 
 /** @throws Error that lists the names where there is none of this name */
