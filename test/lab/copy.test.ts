@@ -1,7 +1,8 @@
 /** A machine that runs while its disk fills, with everything that can fail on the way. The guest is one sector; its writes are made for it. */
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import process from 'node:process';
 import { after, test } from 'node:test';
 import { steps } from '../support/agent-room.ts';
 import { environmentOf, LabRack, type NbdkitExporter, until, writeAsGuest } from './lab-rack.ts';
@@ -54,6 +55,13 @@ function assertDisk(
   assert.ok(lab.disk().subarray(0, wanted.length).equals(wanted), 'the disk is the image with what the guest wrote');
 }
 
+/** From now on the image server has other bytes there: what is fetched from it again would show. */
+function tear({ path }: { path: string }, offset: number): void {
+  const file = openSync(path, 'r+');
+  writeSync(file, Buffer.alloc(mebi, 0xff), 0, mebi, offset);
+  closeSync(file);
+}
+
 test('the guest runs at once, keeps what it writes, and its hypervisor leaves a plain disk', options, async () => {
   const { lab, image, exporter } = await labWith(slowBytes);
   await startGuest(lab, image);
@@ -98,11 +106,17 @@ test('an image server that dies makes the guest wait, and nothing is lost', opti
   await writeAsGuest(lab, 0xb1, 44 * mebi, mebi);
   await exporter.kill();
   const { localBytes } = await lab.booted().mediator.copyState('sda');
+  assert.ok(localBytes < imageBytes);
+  // It reads what is not local, and once only.
+  await lab.pressKey('d');
+  const said = (words: string) => () => lab.serial().split(image.marker).at(-1)?.includes(words) === true;
+  await until('the guest reads', said('?'));
   assert.equal(lab.machine().power(), 'On');
   assert.equal(lab.seen().guest.state, 'Running');
+  assert.ok(!said(image.lastWords)());
   exporter.start();
+  await until('its read is answered', said(image.lastWords));
   await installed(lab);
-  assert.ok(localBytes < imageBytes);
   assertDisk(lab, image, [[0xb1, 44 * mebi, mebi]]);
   assert.equal(boots(lab, image.marker), 1, 'the guest was never started again');
 });
@@ -118,9 +132,9 @@ test(
     await writeAsGuest(lab, 0xc2, 1 * mebi, 4096);
     await lab.machine().off();
     await until('it is seen', () => lab.seen().power === 'Off');
-    // What was local must not be needed again.
     const before = lab.disk();
     assert.ok(before.subarray(4 * mebi, 5 * mebi).equals(image.bytes.subarray(4 * mebi, 5 * mebi)));
+    tear(image, 4 * mebi);
     await lab.run(steps.on, 2);
     await until('the guest runs again', () => boots(lab, image.marker) === 2);
     await until('and was counted', () => lab.seen().guest.starts === 2);
@@ -137,6 +151,33 @@ test(
     await lab.run(steps.on, 2);
     await until('it runs without an image server', () => boots(lab, image.marker) === 3);
     assert.ok(lab.seen().copy.flushed);
+  },
+);
+
+test(
+  'agent, image server and machine end at once: what was local is not fetched again, what was flushed is there',
+  options,
+  async () => {
+    const { lab, image, exporter } = await labWith(slowBytes);
+    await startGuest(lab, image);
+    await until('the copy has begun', copied(lab, 12 * mebi));
+    await writeAsGuest(lab, 0xf1, 44 * mebi, mebi);
+    const pid = Number(readFileSync(join(lab.machine().spec.runDirectory, 'pid'), 'utf8'));
+    await lab.killAgent();
+    await exporter.kill();
+    process.kill(pid, 'SIGKILL');
+    await until('the machine is off', () => !existsSync(`/proc/${pid}`));
+    const before = lab.disk();
+    assert.ok(before.subarray(4 * mebi, 5 * mebi).equals(image.bytes.subarray(4 * mebi, 5 * mebi)));
+    tear(image, 4 * mebi);
+    exporter.start(slowBytes);
+    await lab.open();
+    await until('it is seen', () => lab.seen().power === 'Off');
+    await lab.run(steps.on, 2);
+    await until('the guest runs again', () => boots(lab, image.marker) === 2);
+    await installed(lab);
+    await lab.machine().off();
+    assertDisk(lab, image, [[0xf1, 44 * mebi, mebi]]);
   },
 );
 

@@ -52,7 +52,7 @@ test(
     for (const boot of ['first', 'second']) {
       const machine = await startMachine(t, [...disk(path), ...port]);
       const [, address] = await machine.console.waitFor(
-        /LAB-UP env=alpha mac=52:54:00:00:07:01 ip=(\S+) uptime=/,
+        /LAB-UP env=alpha mac=52:54:00:00:07:01 ip=(\S+) uptime=\S+ args=.*lab\.env=alpha.* tenant=one lab\.note=a=b/,
         bootMs,
       );
       assert.equal(address, '10.99.7.1');

@@ -117,6 +117,20 @@ const nobodyTrusted: TrustedSide = {
   handle: async () => false,
 };
 
+/** What an agent's log holds of nodes that were reclaimed once, under epoch 1. */
+export const certifiedRows = (nodes: readonly string[]): Row[] =>
+  nodes.map((node) => {
+    const disks = ['sda', 'sdb'].map((disk) => diskSerial(node, disk));
+    const certificate = {
+      epoch: 1,
+      nonce: 'n'.repeat(16),
+      at: '2026-01-01T00:00:00Z',
+      erase: 'Quick',
+      disks,
+    } as const;
+    return { ...freshRow(node), epoch: 1, seenEpoch: 1, kind: 'Reclaim', certificate };
+  });
+
 export interface LabRackOptions {
   readonly nodes?: readonly string[];
   readonly exporter?: (directory: string) => LabExporter;
@@ -147,18 +161,7 @@ export class LabRack {
     );
     for (const node of this.nodes)
       this.#domains.set(`${node} Data`, 'quarantine').set(`${node} Control`, 'provisioning');
-    const rows = this.nodes.map((node): Row => {
-      const disks = ['sda', 'sdb'].map((disk) => diskSerial(node, disk));
-      const certificate = {
-        epoch: 1,
-        nonce: 'n'.repeat(16),
-        at: '2026-01-01T00:00:00Z',
-        erase: 'Quick',
-        disks,
-      } as const;
-      return { ...freshRow(node), epoch: 1, seenEpoch: 1, kind: 'Reclaim', certificate };
-    });
-    this.log.write(rows, 0);
+    this.log.write(certifiedRows(this.nodes), 0);
   }
 
   async open(): Promise<void> {
@@ -222,16 +225,16 @@ export class LabRack {
     }
   }
 
-  /** Sends a byte to the guest's serial port: the guest resets the machine then. */
-  async pressKey(node = 'n0'): Promise<void> {
+  /** Sends a byte to the guest's serial port. @param key as sector-image.ts says */
+  async pressKey(key: 'r' | 'd', node = 'n0'): Promise<void> {
     const socket = connect(this.machine(node).socketPath('serial'));
     await new Promise<void>((resolve, reject) => {
       socket.once('error', reject);
-      socket.once('connect', () => socket.end('r', () => resolve()));
+      socket.once('connect', () => socket.end(key, () => resolve()));
     });
   }
 
-  /** As `pressKey`, and waits for QEMU to end. */
+  /** Has the guest reset the machine, and waits for QEMU to end. */
   async resetByGuest(node = 'n0'): Promise<void> {
     const socket = connect(this.machine(node).socketPath('serial'));
     await new Promise<void>((resolve, reject) => {

@@ -144,7 +144,7 @@ test('while its hypervisor leaves the agent is killed, and the guest resets it',
   const id = lab.give(steps.commit, 2);
   await lab.killAgent();
   // Nobody attends to it, or the next agent just does: it resets in place, or as a new process.
-  await lab.pressKey();
+  await lab.pressKey('r');
   await lab.open();
   assert.equal((await lab.agent.ended(id)).status, 'Done');
   await until('its disk is plain', () => isPlain(tenant));

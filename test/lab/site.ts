@@ -10,17 +10,19 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { setTimeout as wait } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { Console, NotBegun } from '../../agent/drivers/qemu/console.ts';
 import { type BlockGraph, graphText } from '../../agent/drivers/qemu/graph.ts';
 import type { LabImages } from '../../agent/drivers/qemu/images/build.ts';
+import { tapName } from '../../agent/drivers/qemu/network.ts';
 import { Qmp } from '../../agent/drivers/qemu/qmp.ts';
 import { namesOf } from '../../agent/drivers/qemu/rack.ts';
+import type { PortRole } from '../../agent/drivers/qemu/shape.ts';
 import { nodeAllocations, physicalNodes } from '../../controller/api/meta.ts';
 import type { NodeAllocation, PhysicalNode } from '../../controller/api/types.generated.ts';
 import { createKubeClient } from '../../controller/kube/client.ts';
 import { type KubeClient, KubeError } from '../../controller/kube/port.ts';
 import { systemClock as clock } from '../../controller/runtime/clock.ts';
 import { CertificateAuthority } from '../../controller/standalone/pki.ts';
+import { tryInGuest } from './support/in-guest.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 /** Not an address that the program serves agents at by itself. */
@@ -41,6 +43,8 @@ export class LabSite {
   #operator: ChildProcess | undefined;
   #agent: ChildProcess | undefined;
   #client: KubeClient | undefined;
+  /** With the newest start of the agent. */
+  #wantedStarts = 0;
 
   constructor(options: LabSiteOptions) {
     this.#options = options;
@@ -104,7 +108,13 @@ export class LabSite {
     };
     const path = join(dataDir, 'agent.json');
     writeFileSync(path, JSON.stringify(config));
+    this.#wantedStarts = this.agentStarts() + 1;
     this.#agent = this.#spawn('agent', ['agent', '--config', path]);
+  }
+
+  /** How often an agent came so far that it listens. */
+  agentStarts(): number {
+    return readIfThere(join(this.#options.dataDir, 'agent.log')).split('are listening').length - 1;
   }
 
   /** Its image server, boot server and BMCs go with it; the machines do not. */
@@ -203,6 +213,29 @@ export class LabSite {
     return Number(/(\d+)$/.exec(node)?.[1]);
   }
 
+  #runPath(node: string, name: 'serial' | 'free' | 'pid'): string {
+    return join(this.names.runDirectory, String(this.#index(node)), name);
+  }
+
+  /** Whether the node's machine has power, as its process shows it. */
+  isOn(node: string): boolean {
+    const pid = readIfThere(this.#runPath(node, 'pid')).trim();
+    return pid !== '' && readIfThere(`/proc/${pid}/cmdline`) !== '';
+  }
+
+  /** Whether the kernel has the link of the node's port up. */
+  hasLink(node: string, role: PortRole): boolean {
+    const shown = execFileSync('ip', [
+      '-n',
+      this.names.netns,
+      '-json',
+      'link',
+      'show',
+      tapName(this.#index(node), role),
+    ]);
+    return (JSON.parse(shown.toString()) as { flags: string[] }[])[0]?.flags.includes('UP') === true;
+  }
+
   diskPath(node: string, disk: string): string {
     return join(this.#rackDirectory, node, `${disk}.raw`);
   }
@@ -212,35 +245,21 @@ export class LabSite {
     return existsSync(path) ? readFileSync(path, 'latin1') : '';
   }
 
-  /**
-   * Runs a command in the node's guest, as root, over its serial console; again while the guest does not begin with it. Once it began
-   * it is waited for: a guest that got the same command twice would fall behind.
-   */
+  /** Runs a command in the node's guest, as root, over its serial console; again while the guest does not begin with it. */
   async inGuest(node: string, command: string, patienceMs = 120_000): Promise<string> {
-    const path = join(this.names.runDirectory, String(this.#index(node)), 'serial');
+    const path = this.#runPath(node, 'serial');
     let output: string | undefined;
-    await this.until(
-      `${node} runs ${command}`,
-      async () => {
-        // One client at a time: each command has a connection of its own.
-        const console = await Console.connect(path, clock).catch(() => undefined);
-        try {
-          output = (await console?.run(command, patienceMs, 5_000))?.output;
-        } catch (error) {
-          if (!(error instanceof NotBegun)) throw error;
-        } finally {
-          console?.close();
-        }
-        return output !== undefined;
-      },
-      patienceMs,
-    );
+    const runs = async (): Promise<boolean> => {
+      output = await tryInGuest(path, command, patienceMs);
+      return output !== undefined;
+    };
+    await this.until(`${node} runs ${command}`, runs, patienceMs);
     return output ?? '';
   }
 
   /** What lies below the node's disk, from QEMU itself. */
   async graph(node: string, disk: string): Promise<string> {
-    const path = join(this.names.runDirectory, String(this.#index(node)), 'free');
+    const path = this.#runPath(node, 'free');
     const qmp = await Qmp.connect({ path, clock });
     try {
       return graphText(await qmp.execute<BlockGraph>('x-debug-query-block-graph'), disk);
@@ -255,16 +274,18 @@ export class LabSite {
     // In order, so that it takes its machines away; one that was killed is started once more for it.
     if (this.#agent === undefined && existsSync(join(this.#options.dataDir, 'agent.json'))) await this.startAgent();
     const agent = this.#agent;
-    while (agent?.exitCode === null && !isListening(this.log('agent'))) await wait(100);
+    while (agent?.exitCode === null && this.agentStarts() < this.#wantedStarts) await wait(100);
     await this.endAgent('SIGTERM');
   }
 }
 
-const isListening = (log: string): boolean =>
-  log
-    .trimEnd()
-    .split('\n')
-    .some((line) => line.includes('are listening'));
+function readIfThere(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
 
 async function endOf(child: ChildProcess | undefined, signal: NodeJS.Signals): Promise<void> {
   if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;

@@ -2,12 +2,14 @@
  * The whole of it with real guests: two tenants, four machines that QEMU plays, the operator and one agent as processes, git between.
  */
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { buildLabImages, type LabImage, type LabImages } from '../../agent/drivers/qemu/images/build.ts';
-import { dataAddress } from '../../agent/drivers/qemu/network.ts';
+import { patternedBytes } from '../../agent/drivers/qemu/images/pattern.ts';
+import { controlAddress, dataAddress, dataGateway } from '../../agent/drivers/qemu/network.ts';
 import { labOptions } from './needs.ts';
 import { imageDirectory } from './one-machine.ts';
 import { agentHost, LabSite } from './site.ts';
@@ -18,6 +20,10 @@ const mebi = 2 ** 20;
 const imageBytes = 68 * mebi;
 const partitionsBytes = 64 * mebi;
 const secret = 'the red tenants own words';
+/** Of a file in the first environment (images/build.ts). */
+const alphaSum = createHash('sha256')
+  .update(patternedBytes('alpha', 0, 2 * mebi))
+  .digest('hex');
 
 let dataDir = '';
 let images: LabImages;
@@ -59,7 +65,10 @@ before(async () => {
   if (options.skip !== undefined) return;
   dataDir = mkdtempSync(join(tmpdir(), 'lab-site-'));
   images = await buildLabImages(imageDirectory, { sizeBytes: imageBytes });
-  const blue = namespaceOf('blue') + environment('blue', images.beta, 'lab.tenant=blue') + allocation('blue', 1);
+  const blue =
+    namespaceOf('blue') +
+    environment('blue', images.beta, `lab.tenant=blue, lab.gateway=${dataGateway}`) +
+    allocation('blue', 1, '  isolation: { egress: Shared }\n');
   site = new LabSite({
     dataDir,
     images,
@@ -79,6 +88,9 @@ after(async () => {
 
 const status = async (namespace: string) => (await site.allocation(namespace, 'compute'))?.status;
 const addressOf = (node: string): string => dataAddress(Number(/\d+$/.exec(node)?.[0]));
+/** On both disks. */
+const writesItsOwn = (node: string): Promise<string> =>
+  site.inGuest(node, `echo '${secret}' >own && echo '${secret}' >/dev/vdb && sync`);
 const reaches = async (from: string, address: string): Promise<boolean> =>
   (await site.inGuest(from, `ping -c 1 -W 2 ${address} >/dev/null 2>&1 && echo REACHED || echo NOT`)).includes(
     'REACHED',
@@ -99,30 +111,33 @@ test(
       redNodes = await site.nodesOf('red');
       [blueNode = ''] = await site.nodesOf('blue');
       for (const node of [...redNodes, blueNode]) {
-        await site.until(`${node} is up`, async () => site.serialLog(node).includes('LAB-UP'));
-        const info = await site.inGuest(node, 'cat /run/info');
         const [name, tenant] = node === blueNode ? ['beta', 'blue'] : ['alpha', 'red'];
-        assert.match(info, new RegExp(`^env=${name}$`, 'm'));
-        assert.match(info, new RegExp(`^args=.*lab\\.env=${name} .*lab\\.tenant=${tenant}`, 'm'));
-        assert.match(info, new RegExp(`^ip=${addressOf(node)}$`, 'm'));
+        const args = `args=.*lab\\.env=${name} .*lab\\.tenant=${tenant}`;
+        const said = new RegExp(`LAB-UP env=${name} .*ip=${addressOf(node)} .*${args}`);
+        await site.until(`${node} says what it is`, async () => said.test(site.serialLog(node)));
+        // Over HTTP, from itself or from its neighbour.
+        const from = redNodes.find((other) => node !== blueNode && other !== node) ?? node;
+        const page = await site.inGuest(from, `wget -q -O - http://${addressOf(node)}/cgi-bin/info`);
+        for (const line of [`env=${name}`, `ip=${addressOf(node)}`, args])
+          assert.match(page, new RegExp(`^${line}`, 'm'));
       }
     });
 
-    await t.test('tenants reach their own nodes and nobody else', async () => {
+    const assertIsolated = async (): Promise<void> => {
       const [first = '', second = ''] = redNodes;
       assert.ok(await reaches(first, addressOf(second)), 'the other node of the tenant');
       assert.ok(!(await reaches(first, addressOf(blueNode))), 'the other tenant');
       assert.ok(!(await reaches(blueNode, addressOf(first))), 'and back');
-      assert.ok(!(await reaches(first, '10.99.255.254')), 'the rack itself');
-      assert.equal(
-        await site.inGuest(first, 'cat /sys/class/net/eth1/carrier 2>/dev/null || echo none'),
-        '0',
-        'the control port',
-      );
-    });
+      assert.ok(!(await reaches(first, dataGateway)), 'the rack itself, without egress');
+      assert.ok(await reaches(blueNode, dataGateway), 'and with it');
+      assert.ok(!(await reaches(blueNode, controlAddress(0))), 'no way to provisioning, with egress neither');
+      const carrier = await site.inGuest(first, 'cat /sys/class/net/eth1/carrier 2>/dev/null || echo none');
+      assert.equal(carrier, '0', 'the control port');
+    };
+    await t.test('tenants reach their own nodes, what their egress opens, and nobody else', assertIsolated);
 
     await t.test('the disk fills under the running guest and keeps what it wrote', async () => {
-      for (const node of redNodes) await site.inGuest(node, `echo '${secret}' >own && sync`);
+      for (const node of redNodes) await writesItsOwn(node);
       await site.until(
         'everything is installed',
         async () => (await status('red'))?.installed === 2 && (await status('blue'))?.installed === 1,
@@ -141,10 +156,15 @@ test(
       }
       for (const node of redNodes) {
         assert.match(await site.inGuest(node, 'echo 3 >/proc/sys/vm/drop_caches; cat own'), new RegExp(secret));
-        assert.match(await site.inGuest(node, 'sha256sum alpha.bin && uptime'), /[0-9a-f]{64}/);
+        const [sum] = (await site.inGuest(node, 'sha256sum alpha.bin')).split(/\s/);
+        assert.equal(sum, alphaSum, 'a file of its image, read from its own disk');
       }
       await site.startAgent();
-      await site.until('nothing changed for the operator', async () => (await status('red'))?.ready === 2);
+      await site.until('the new agent is seen', async () => site.agentStarts() === 2);
+      assert.deepEqual([(await status('red'))?.ready, (await status('red'))?.devirtualized], [2, 2]);
+      for (const node of [...redNodes, blueNode])
+        assert.equal(site.hasLink(node, 'Control'), false, `the control port of ${node} is closed`);
+      await assertIsolated();
     });
 
     await t.test('a changed environment waits for its owner, and then rolls one node at a time', async () => {
@@ -164,11 +184,13 @@ test(
         'Its owner wants it',
       );
       let least = 2;
+      let leastOn = 2;
       await site.until(
         'both run it',
         async () => {
           const now = await status('red');
           least = Math.min(least, now?.ready ?? 2);
+          leastOn = Math.min(leastOn, redNodes.filter((node) => site.isOn(node)).length);
           const nodes = (await site.nodes()).filter(({ metadata }) => redNodes.includes(metadata.name));
           const isNew = nodes.every(
             ({ status: is }) => is?.state === 'BareMetal' && is.claim?.revision === now?.revision,
@@ -178,6 +200,7 @@ test(
         420_000,
       );
       assert.equal(least, 1, 'one at a time');
+      assert.ok(leastOn >= 1, 'never both without power');
       assert.deepEqual(await site.nodesOf('red'), redNodes);
       for (const node of redNodes) {
         const info = await site.inGuest(node, 'cat /run/info; cat own 2>&1');
@@ -188,8 +211,10 @@ test(
     });
 
     await t.test('what is given back is wiped, and parked for the next', async () => {
-      for (const node of redNodes) await site.inGuest(node, `echo '${secret}' >own && sync`);
-      for (const node of redNodes) assert.ok(readFileSync(site.diskPath(node, 'sda')).includes(secret));
+      for (const node of redNodes) {
+        await writesItsOwn(node);
+        for (const disk of ['sda', 'sdb']) assert.ok(readFileSync(site.diskPath(node, disk)).includes(secret), disk);
+      }
       site.commit('red.yaml', '# nothing here any more\n', 'Given back');
       await site.until('its nodes are parked', async () => {
         const nodes = (await site.nodes()).filter(({ metadata }) => redNodes.includes(metadata.name));

@@ -1,5 +1,5 @@
 /**
- * The trusted image against the agent's side of it: it comes up, attests, wipes both disks so that nothing of them can be read
+ * The trusted image against the agent's side of it: it comes up, attests, wipes its disks so that nothing of them can be read
  * back, and reports what the machine is made of.
  */
 import assert from 'node:assert/strict';
@@ -12,6 +12,7 @@ import { imageDirectory, imageTools, machineOptions, ownDirectory, startMachine 
 import { trustedServer } from './trusted-server.ts';
 
 const mebibyte = 1 << 20;
+const serials = ['n0-sda', 'n0-sdb', 'n0-sdc'];
 
 async function isBlank(path: string): Promise<boolean> {
   const file = await open(path);
@@ -32,19 +33,17 @@ test('the trusted image attests, wipes every disk and checks the machine', machi
   const directory = await ownDirectory(t);
   const disks: string[] = [];
   const drives: string[] = [];
-  // The second disk drops no blocks, so Quick has to overwrite it.
-  for (const [name, options] of [
-    ['sda', 'discard=unmap'],
-    ['sdb', 'discard=ignore'],
+  // The second disk cannot drop blocks, and the third only says so: Quick has to overwrite both.
+  for (const [name, options, says] of [
+    ['sda', 'discard=unmap', 'discard=on'],
+    ['sdb', 'discard=ignore', 'discard=off'],
+    ['sdc', 'discard=ignore', 'discard=on'],
   ]) {
     const path = join(directory, `${name}.raw`);
     await writeFile(path, patternedBytes(String(name), 0, 48 * mebibyte));
     disks.push(path);
     drives.push('-drive', `file=${path},format=raw,if=none,id=${name},${options}`);
-    drives.push(
-      '-device',
-      `virtio-blk-pci,drive=${name},serial=n0-${name},discard=${name === 'sda' ? 'on' : 'off'},write-zeroes=off`,
-    );
+    drives.push('-device', `virtio-blk-pci,drive=${name},serial=n0-${name},${says},write-zeroes=off`);
   }
   const { kernelArguments } = boots.begin('n0');
   const control = '52:54:00:00:07:02';
@@ -59,10 +58,7 @@ test('the trusted image attests, wipes every disk and checks the machine', machi
   await Promise.race([up, machine.ended.then(() => assert.fail('the machine ended'))]);
   assert.deepEqual(
     boots.facts('n0')?.disks.map(({ serial, sizeBytes }) => ({ serial, sizeBytes })),
-    [
-      { serial: 'n0-sda', sizeBytes: 48 * mebibyte },
-      { serial: 'n0-sdb', sizeBytes: 48 * mebibyte },
-    ],
+    serials.map((serial) => ({ serial, sizeBytes: 48 * mebibyte })),
   );
 
   await boots.attest('n0', 'c0ffee');
@@ -77,16 +73,16 @@ test('the trusted image attests, wipes every disk and checks the machine', machi
   await assert.rejects(boots.wipe('n0', 'Crypto'), /not wiped: n0-sda: this image cannot do Crypto/);
   assert.equal(await isBlank(disks[0] ?? ''), false);
   await boots.wipe('n0', 'Quick');
-  assert.deepEqual(boots.read('n0').wiped, ['n0-sda', 'n0-sdb']);
+  assert.deepEqual(boots.read('n0').wiped, serials);
   for (const path of disks) assert.equal(await isBlank(path), true, path);
   await boots.wipe('n0', 'Full');
-  assert.deepEqual(boots.read('n0').wiped, ['n0-sda', 'n0-sdb']);
+  assert.deepEqual(boots.read('n0').wiped, serials);
 
   await assert.rejects(boots.check('n0', { cores: 2 }), /1 cores instead of 2/);
   await boots.check('n0', {
     cores: 1,
     minMemoryBytes: 64 * mebibyte,
-    disks: ['n0-sda', 'n0-sdb'].map((serial) => ({ serial, sizeBytes: 48 * mebibyte })),
+    disks: serials.map((serial) => ({ serial, sizeBytes: 48 * mebibyte })),
     links: [control],
   });
   assert.equal(boots.read('n0').checked, true);

@@ -15,7 +15,10 @@ import type { NodeObservation } from '../../controller/api/protocol.generated.ts
 import { systemClock as clock } from '../../controller/runtime/clock.ts';
 import { systemRandom as random } from '../../controller/runtime/random.ts';
 import { steps, type TestStep } from '../support/agent-room.ts';
+import { until } from '../support/until.ts';
+import { certifiedRows } from './lab-rack.ts';
 import { RackAgent } from './rack-agent.ts';
+import { tryInGuest } from './support/in-guest.ts';
 
 /** Of a trusted boot by UEFI, on a busy machine without hardware virtualization. */
 export const trustedBootMs = 150_000;
@@ -49,6 +52,27 @@ export class WholeLab {
   get agent(): RackAgent {
     if (this.#agent === undefined) throw new Error('the lab is not open');
     return this.#agent;
+  }
+
+  /** Nodes that were reclaimed once, under epoch 1; before the lab is opened. */
+  certify(): void {
+    this.log.write(certifiedRows(this.nodes), 0);
+  }
+
+  get netns(): string {
+    return this.#opened?.rack.netns ?? '';
+  }
+
+  /** As root in the node's guest, once it takes commands. */
+  async inGuest(command: string, node = 'n0', patienceMs = 150_000): Promise<string> {
+    const path = this.machine(node).socketPath('serial');
+    let output: string | undefined;
+    const runs = async (): Promise<boolean> => {
+      output = await tryInGuest(path, command, patienceMs);
+      return output !== undefined;
+    };
+    await until(`the guest of ${node} runs ${command}`, runs, patienceMs);
+    return output ?? '';
   }
 
   machine(node = 'n0'): QemuMachine {

@@ -91,4 +91,4 @@ if [ "$value" != ignore ] && [ -n "$button" ]; then
   (exec 3<"/dev/input/${button%%/*}" && : >/run/button && dd bs=24 count=1 <&3 >/dev/null 2>&1 && poweroff) &
 fi
 read -r uptime _ </proc/uptime
-echo "LAB-UP env=$ENVIRONMENT mac=$mac ip=${address%/*} uptime=$uptime" >/dev/ttyS0
+echo "LAB-UP env=$ENVIRONMENT mac=$mac ip=${address%/*} uptime=$uptime args=$arguments" >/dev/ttyS0
