@@ -1,13 +1,13 @@
 /**
  * A machine loses its power while it is reclaimed: in its trusted boot, and while its disks are wiped. No certificate comes of a wipe that was not
- * seen through, and what an earlier tenant left never runs. (Once they are wiped: power-check.test.ts.)
+ * seen through, and what an earlier tenant left does not run; where a BMC has it run all the same, it certifies nothing. (Once they are wiped: power-check.test.ts.)
  */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { buildLabImages } from '../../agent/drivers/qemu/images/build.ts';
 import { defaultShape } from '../../agent/drivers/qemu/shape.ts';
-import { steps } from '../support/agent-room.ts';
+import { enrolment, steps } from '../support/agent-room.ts';
 import { until } from '../support/until.ts';
 import { labOptions } from './needs.ts';
 import { imageDirectory } from './one-machine.ts';
@@ -66,6 +66,41 @@ test('no certificate without a wipe that was seen through, wherever the power go
   assert.equal(certificate(), undefined);
   assert.ok(!lab.serial().includes(tenants.marker), 'nothing of an earlier tenant ran');
 });
+
+test(
+  'a BMC that forgets the boot order: what a tenant left runs behind the fence, and certifies nothing',
+  labOptions(400),
+  async (t) => {
+    const { trusted } = await buildLabImages(imageDirectory);
+    const lab = new WholeLab();
+    t.after(() => lab.close());
+    await lab.open({ trustedImage: trusted });
+    const tenants = makeSectorImage(join(lab.directory, 'tenants.raw'), 'TENANT', mebi);
+    lab.soil('sda', tenants.bytes);
+    const soiled = lab.disk();
+    const { agent } = lab;
+    lab.misbehaviour().losesOverrideAtReset = true;
+    await agent.runAll([steps.fence, steps.off], 1);
+    const attesting = agent.give(steps.attest, 1);
+    await until('it boots', () => lab.machine().power() === 'On');
+    await until("the tenant's disk was booted", () => lab.serial().includes(tenants.marker), trustedBootMs);
+    await until('the order that it has is read back', () => agent.seen().boot.order === 'Disk');
+    const { operation, record, ports, reclaim } = agent.seen();
+    assert.deepEqual([operation?.id, operation?.status, reclaim.attestedNonce], [attesting, 'Running', '']);
+    assert.equal(record.certificate, undefined);
+    assert.equal(ports.find(({ role }) => role === 'Data')?.domain, 'quarantine');
+    assert.throws(() => agent.give(steps.wipe, 1), /NotAttested|Busy|Conflict/);
+    assert.ok(lab.disk().equals(soiled), 'nothing was written');
+
+    // Once it does as it is told, the whole reclaim again.
+    lab.misbehaviour().losesOverrideAtReset = false;
+    const before = lab.serial().length;
+    await agent.runAll(enrolment, 2, 'n0', trustedBootMs);
+    assert.equal(agent.seen().record.certificate?.epoch, 2);
+    assert.ok(lab.disk().every((byte) => byte === 0));
+    assert.ok(!lab.serial().slice(before).includes(tenants.marker));
+  },
+);
 
 const trustedBoots = (serial: string): number => serial.split('TRUSTED up boot=').length - 1;
 const isBegun = (serial: string): boolean => /TRUSTED job \d+: wipe\r?\n(?!.*wiped)/.test(serial);

@@ -7,6 +7,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { RunningBmc } from '../../agent/drivers/qemu/bmc/server.ts';
 import type { QemuMachine } from '../../agent/drivers/qemu/machine.ts';
 import { type LabSettings, type OpenedLab, openLab } from '../../agent/drivers/qemu/open.ts';
 import { diskPath } from '../../agent/drivers/qemu/shape.ts';
@@ -73,6 +74,13 @@ export class WholeLab {
     };
     await until(`the guest of ${node} runs ${command}`, runs, patienceMs);
     return output ?? '';
+  }
+
+  /** What the node's BMC does wrong, to switch. */
+  misbehaviour(node = 'n0'): RunningBmc['misbehaviour'] {
+    const bmc = this.#opened?.bmcs.get(node);
+    if (bmc === undefined) throw new Error('the lab is not open');
+    return bmc.misbehaviour;
   }
 
   machine(node = 'n0'): QemuMachine {
