@@ -71,20 +71,21 @@ test('what an allocation had given up is the data of the one that took it over, 
 });
 
 /** Four allocations are deleted in one moment, and a minute later the nodes of one of them end, with this metadata. */
-function deletedTogether(history: History, metadata: object): void {
+function deletedTogether(history: History, metadata: object, isClaimed = true): void {
+  if (isClaimed) history.claims('one');
   const names = ['one', 'two', 'three', 'four'];
   const deletionTimestamp = '2026-01-01T00:00:00Z';
   for (const name of names) history.allocation(name, { status: { nodes: 'n0' } });
   for (const name of names) history.allocation(name, { status: { nodes: 'n0' }, metadata: { deletionTimestamp } });
   history.nowMs += 60_000;
-  const status = { nodes: 'n1', ending: [{ reason: 'ScaledDown', nodes: 'n0' }] };
-  history.allocation('one', { spec: {}, status, metadata });
+  history.allocation('one', { ...ended, metadata });
 }
 
-test('of allocations that were deleted together, one that a backup put back may be scaled down', () => {
-  const history = new History();
-  deletedTogether(history, {});
-  assert.ok(!history.broken().includes(9), JSON.stringify(history.truth.violations));
+test('of allocations that were deleted together, one that a backup put back may be scaled down, and one go for which nodes were only chosen', () => {
+  const [putBack, chosen] = [new History(), new History()];
+  deletedTogether(putBack, {});
+  deletedTogether(chosen, { deletionTimestamp: '2026-01-01T00:00:00Z' }, false);
+  for (const { truth } of [putBack, chosen]) assert.ok(!truth.violations.some(({ rule }) => rule === 9));
 });
 
 test('an end whose answer was lost is known by the log: BMC and trusted image of the epoch before are not waited for', () => {
@@ -298,6 +299,14 @@ const bad: readonly (readonly [rule: number, what: string, make: (history: Histo
     9,
     'one of many deletions that takes effect unasked',
     (history) => deletedTogether(history, { deletionTimestamp: '2026-01-01T00:00:00Z' }),
+  ],
+  [
+    9,
+    'one of many deletions that takes effect unasked where the claim on its node was lost, and its guest runs',
+    (history) => {
+      history.runs();
+      deletedTogether(history, { deletionTimestamp: '2026-01-01T00:00:00Z' }, false);
+    },
   ],
   [
     9,

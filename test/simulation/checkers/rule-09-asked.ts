@@ -19,6 +19,10 @@ const atOnceMs = 2_000;
 const isConfirmed = ({ metadata }: NodeAllocation): boolean =>
   metadata.annotations?.['bitvisor.io/confirm-deletion'] === metadata.uid;
 
+/** Whether it has this node in use: it claims it, or its guest was there. What was only chosen for it takes nothing from anybody. */
+const isInUse = (truth: Truth, uid: string, node: string): boolean =>
+  truth.nodes.get(node)?.status?.claim?.allocation.uid === uid || truth.machine(node).data?.owner === uid;
+
 /** Other deletions of the same moment that end nodes, and did not at once. */
 function deletedWith(truth: Truth, than: string, deletedAt: number, from: ReadonlyMap<string, number>): number {
   let others = 0;
@@ -51,7 +55,8 @@ export function asked(report: Report): Checker {
       if (metadata.deletionTimestamp === undefined) deletedAt.delete(uid);
       else if (!deletedAt.has(uid)) deletedAt.set(uid, now);
       const at = deletedAt.get(uid);
-      const ends = (status?.ending?.length ?? 0) > 0 && (before?.status?.ending?.length ?? 0) === 0;
+      const ending = (status?.ending ?? []).flatMap(({ nodes }) => hostsOf(nodes));
+      const ends = (before?.status?.ending?.length ?? 0) === 0 && ending.some((node) => isInUse(truth, uid, node));
       if (!ends || at === undefined || now - at < atOnceMs || isConfirmed(after)) return;
       const others = deletedWith(truth, uid, at, deletedAt);
       if (others < withoutAsking) return;
