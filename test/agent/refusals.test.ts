@@ -276,3 +276,34 @@ test('power that comes back under a tenancy boots the same epoch, and isolation 
     await room.clock.runUntil(() => room.seen().guest.starts === 2);
     assert.equal(room.events('imaged').length, 1);
   }));
+
+test('an instruction that comes once more, late, is accepted and not carried out again', () =>
+  inRoom(async (room) => {
+    await room.runAll(enrolment.slice(0, 3), 1);
+    const wipe = { epoch: 1, id: 'wipe' };
+    const isWiped = (): boolean => {
+      const { operation } = room.seen();
+      return operation?.id === 'wipe' && operation.status === 'Done';
+    };
+    assert.equal(room.give(steps.wipe, wipe).result, 'Accepted');
+    await room.clock.runUntil(isWiped);
+    assert.equal(room.give(steps.wipe, wipe).result, 'Accepted');
+    await room.clock.advance(1);
+    assert.ok(isWiped());
+    await room.runAll([steps.check], 1);
+    await room.runAll(tenancy.slice(0, 1), 2);
+    const [first, later] = [steps.isolate(), steps.isolate('alloc-2', 'uid-2')];
+    for (const [step, id] of [
+      [first, 'first'],
+      [later, 'later'],
+      [first, 'first'],
+    ] as const) {
+      assert.equal(room.give(step, { epoch: 2, id }).result, 'Accepted');
+      await room.clock.advance(60_000);
+    }
+    const domains = room.seen().ports.filter(({ role }) => role === 'Data');
+    assert.deepEqual([...new Set(domains.map(({ domain }) => domain))], ['alloc-2']);
+    assert.equal(room.seen().record.allocation, 'uid-2');
+    assert.equal(room.give(steps.reimage(), { epoch: 2, id: 'later' }).reason, 'Conflict');
+    assert.equal(room.events('wiped').length, 2);
+  }));

@@ -123,6 +123,20 @@ test('an agent whose log forgot a running tenant takes no new one for the machin
   room.close();
 });
 
+test('an agent whose log went back to a certified machine takes no tenant for it while a hypervisor runs there', async () => {
+  const log = new MemoryLog('store-1', 'Manual');
+  const room = new AgentRoom({ nodes: ['n0'], log });
+  await room.runAll(enrolment, 1);
+  log.flush();
+  await room.runAll(tenancy.slice(0, 2), 2);
+  log.crash();
+  room.restartAgent();
+  assert.notEqual(room.seen().record.certificate, undefined);
+  const refused = room.give(steps.isolate('alloc-2', 'uid-2'), { epoch: 3 });
+  assert.deepEqual([refused.reason, room.seen().vmm], ['NotAllowed', 'Resident']);
+  room.close();
+});
+
 test('an agent whose log is lost keeps provisioning from a machine that comes up from its own disk', async () => {
   const log = new MemoryLog('store-1', 'Manual');
   const room = new AgentRoom({ nodes: ['n0'], log });

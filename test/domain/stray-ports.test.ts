@@ -17,11 +17,11 @@ const owner = {
   suspended: true,
 } as Tenancy;
 
-const port = (domain: string): Port => ({
+const port = (domain: string, state: Port['state'] = 'Ready'): Port => ({
   name: 'eth0',
   role: 'Data',
   kind: 'Ethernet',
-  state: 'Ready',
+  state,
   domain,
   egress: 'None',
 });
@@ -77,3 +77,12 @@ for (const [why, change] of cases) {
     assert.equal(decideNode(input('default', change, 3)).kind, 'rest');
   });
 }
+
+test('a port whose way back failed is put back once more; what moves or cannot be read is waited for', () => {
+  const asked = (state: Port['state']): string => {
+    const { facts, ...rest } = input('allocation/uid', { tenancy: owner });
+    assert.ok(facts);
+    return decideNode({ ...rest, facts: { ...facts, ports: [port('allocation/uid', state)] } }).kind;
+  };
+  assert.deepEqual((['Error', 'Pending', 'Unknown', 'Ready'] as const).map(asked), ['step', 'rest', 'rest', 'rest']);
+});

@@ -3,6 +3,7 @@ import { edit, type Mutant } from './mutant.ts';
 
 const prune = 'controller/gitops/prune.ts';
 const merge = 'controller/gitops/merge.ts';
+const apply = 'controller/gitops/apply.ts';
 const sync = 'controller/gitops/sync.ts';
 
 export const gitopsMistakes: readonly Mutant[] = [
@@ -108,5 +109,48 @@ export const gitopsMistakes: readonly Mutant[] = [
     rules: [8],
     edits: [edit(sync, 'this.#pruned.set(entry.key, { ...entry, prunedAtMs: this.#context.clock.now() });', '')],
     test: { file: 'test/gitops/sync-waits.test.ts', name: 'what a late request brings back' },
+  },
+  {
+    name: 'no-intent-at-all',
+    mistake: 'what a commit brings is remembered once it was applied',
+    rules: [6, 8, 9],
+    edits: [edit(sync, '    if (isNew) {', "    if (isNew && commit === '') {")],
+    test: { file: 'test/gitops/sync-waits.test.ts', name: 'its pass was cut off' },
+  },
+  {
+    name: 'confirm-any-commit',
+    mistake: 'a confirmation of one commit counts for every later one',
+    rules: [6, 9],
+    edits: [
+      edit(
+        prune,
+        'confirmed.length >= 7 && commit.startsWith(confirmed)',
+        'confirmed.length >= 7 && commit.length > 0',
+      ),
+    ],
+    test: { file: 'test/gitops/prune.test.ts', name: 'unconfirmed or not applied by us' },
+  },
+  {
+    name: 'prune-what-was-adopted',
+    mistake: 'an object that was there before the repository named it is deleted with it unasked',
+    rules: [6, 9],
+    edits: [
+      edit(apply, '[adoptedAnnotation] !== undefined && !isConfirmed)', "[adoptedAnnotation] === '' && !isConfirmed)"),
+    ],
+    test: { file: 'test/gitops/sync-waits.test.ts', name: 'goes only when a person confirms it' },
+  },
+  {
+    name: 'prune-whoever-has-the-name',
+    mistake: 'an object that took the place of the one that was applied is deleted in its stead',
+    rules: [6],
+    edits: [
+      edit(apply, "if (uid === '' || (entry.uid !== undefined && entry.uid !== uid)) {", "if (uid === '') {"),
+      edit(
+        apply,
+        'if (live.metadata.annotations?.[appliedByAnnotation] !== context.sync) {',
+        "if (live.metadata.name === '') {",
+      ),
+    ],
+    test: { file: 'test/gitops/sync.test.ts', name: 'what took the place of what was applied' },
   },
 ];

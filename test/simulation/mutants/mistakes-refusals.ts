@@ -3,6 +3,7 @@ import { edit, type Mutant } from './mutant.ts';
 
 const accept = 'agent/accept.ts';
 const decide = 'agent/decide.ts';
+const reclaim = 'agent/reclaim.ts';
 const tenancy = 'agent/tenancy.ts';
 const trusted = 'agent/drivers/boot/trusted.ts';
 
@@ -39,6 +40,56 @@ const refusals: readonly Mutant[] = [
     ],
     test: { file: 'test/agent/trusted-boots.test.ts', name: 'nothing counts without the token of this very boot' },
   },
+  {
+    name: 'same-instruction-twice',
+    mistake: 'an instruction that comes a second time is carried out a second time',
+    rules: [2, 3, 4, 5, 6, 8],
+    edits: [edit(accept, 'if (row.recent.includes(operationId)) {', 'if (row.recent.length < 0) {')],
+    test: { file: 'test/agent/refusals.test.ts', name: 'comes once more, late' },
+  },
+  {
+    name: 're-image-after-the-commit',
+    mistake: 'an agent re-images a node in an epoch whose hypervisor was told to leave',
+    rules: [4, 6],
+    edits: [
+      edit(
+        accept,
+        "  if (row.commitSent)\n    return ['Conflict', 'the commit to",
+        "  if (row.epoch < 0)\n    return ['Conflict', 'the commit to",
+      ),
+      edit(
+        accept,
+        "  if (row.preparing)\n    return ['Conflict', 'dev",
+        "  if (row.epoch < 0)\n    return ['Conflict', 'dev",
+      ),
+      edit(accept, 'if (row.recent.includes(operationId)) {', 'if (row.recent.length < 0) {'),
+    ],
+    test: { file: 'test/agent/refusals.test.ts', name: 'an uncertain commit closes the control port' },
+  },
+  {
+    name: 'tenancy-over-an-unknown-hypervisor',
+    mistake: 'a tenancy begins on a machine on which a hypervisor runs that the log knows nothing of',
+    rules: [1, 2, 3, 6],
+    edits: [
+      edit(
+        accept,
+        "if (readings.vmm.vmm === 'Resident') {\n        return refuse(",
+        'if (row.epoch < 0) {\n        return refuse(',
+      ),
+    ],
+    test: { file: 'test/agent/restart.test.ts', name: 'went back to a certified machine' },
+  },
+  {
+    name: 'attest-with-the-machine-on',
+    mistake: 'the trusted image is booted although the machine was not read as off',
+    rules: [2, 3],
+    edits: [
+      edit(accept, "return readings.power.state === 'Off'\n", 'return readings.power.state !== undefined\n'),
+      edit(reclaim, "if (state === 'On') return cameOn;", "if (state === 'Unknown') return cameOn;"),
+      edit(reclaim, "() => (state === 'Off' ? met : cameOn),", '() => met,'),
+    ],
+    test: { file: 'test/agent/faults-bmc.test.ts', name: 'a BMC ran although it had deleted it' },
+  },
 ];
 
 const onceMore: readonly Mutant[] = [
@@ -72,6 +123,85 @@ const onceMore: readonly Mutant[] = [
       ),
     ],
     test: { file: 'test/domain/stray-ports.test.ts', name: 'under the epoch of the guest that runs' },
+  },
+  {
+    name: 'commit-with-drifted-port',
+    mistake: 'isolation is not looked at again when the hypervisor is told to leave',
+    rules: [2, 4],
+    edits: [
+      edit(tenancy, 'if (!row.commitSent && !isolated(row, ctx.readings))\n', 'if (row.epoch < 0)\n'),
+      edit('agent/row.ts', "power.order === 'Disk' &&\n    isolated(row, readings)\n", "power.order === 'Disk'\n"),
+    ],
+    test: { file: 'test/agent/faults-fabric.test.ts', name: 'no commit goes out under them' },
+  },
+  {
+    name: 'commit-under-a-turned-boot-order',
+    mistake: 'an agent that died before the commit sends it when it is back, whatever became of what was prepared',
+    rules: [4],
+    edits: [
+      edit(
+        tenancy,
+        "if (vmm.vmm === 'Absent' || vmm.change?.token === token || isPrepared(row, readings)) return met;",
+        "if (token !== '' || isPrepared(row, readings)) return met;",
+      ),
+    ],
+    test: { file: 'test/agent/restart.test.ts', name: 'is put right before the hypervisor leaves' },
+  },
+  {
+    name: 'boots-while-images-are-exchanged',
+    mistake: 'a machine may boot under its older plan while the image of the newer one is opened',
+    rules: [2, 3, 6],
+    edits: [edit(tenancy, '    () => nothingBoots(ctx, operationId),\n', '')],
+    test: { file: 'test/agent/faults-machines.test.ts', name: 'never gets the image of a newer one' },
+  },
+  {
+    name: 'serves-a-guest-without-hypervisor',
+    mistake: 'a guest that its tenant booted past the hypervisor is answered as the hypervisor would be',
+    rules: [2, 4, 10],
+    edits: [
+      edit(tenancy, "if (!streams || vmm.vmm !== 'Absent' || row", "if (row.epoch >= 0 || vmm.vmm !== 'Absent' || row"),
+    ],
+    test: { file: 'test/agent/faults-tenant.test.ts', name: 'finds its hypervisor once the machine was off' },
+  },
+  {
+    name: 'put-back-that-failed-is-over',
+    mistake: 'a port whose way back failed once is left where it is',
+    rules: [2, 8],
+    edits: [
+      edit(
+        'controller/domain/node-life.ts',
+        "(state === 'Error' || (state === 'Ready' && (domain",
+        "((state === 'Ready' && (domain",
+      ),
+    ],
+    test: { file: 'test/domain/stray-ports.test.ts', name: 'whose way back failed is put back once more' },
+  },
+  {
+    name: 'strayed-port-left-alone',
+    mistake: 'an agent leaves a port where it strayed until somebody instructs it',
+    rules: [2],
+    edits: [edit(tenancy, 'if (!row.guestStarted || isMoving || !ports', 'if (row.epoch >= 0 || isMoving || !ports')],
+    test: { file: 'test/agent/strayed-ports.test.ts', name: 'that nobody puts back is closed' },
+  },
+  {
+    name: 'strayed-port-put-back-by-an-old-log',
+    mistake: 'an agent puts a strayed port where its own log wants it, however old that log is',
+    rules: [2],
+    edits: [
+      edit(
+        tenancy,
+        "domain: 'quarantine', egress: 'None', token });",
+        "domain: row.isolation?.domain ?? 'quarantine', egress: 'None', token });",
+      ),
+    ],
+    test: { file: 'test/agent/strayed-ports.test.ts', name: 'that nobody puts back is closed' },
+  },
+  {
+    name: 'starts-without-bound',
+    mistake: 'a machine is handed a system as often as it asks',
+    rules: [9],
+    edits: [edit('agent/drivers/boot/start-pace.ts', 'this.#left -= 1;', '')],
+    test: { file: 'test/agent/start-pace.test.ts', name: 'asks without end' },
   },
 ];
 
