@@ -106,18 +106,21 @@ test('nobody can know of a guest that comes up while the BMC says that the machi
   assert.deepEqual(history.truth.violations, []);
 });
 
-/** Its agent switches a machine on for `one`, with a port of it shown in the domain of this allocation. */
 function switchedOn(history: History, allocation: string): void {
   history.accepts('isolate', 2);
-  history.shown = [{ name: 'eth0', role: 'Data', state: 'Ready', domain: `allocation/${allocation}` }];
-  const token = 'n0.2.Booting.reimage.1.0/on';
-  history.truth.acted('r0', 'n0', { command: 'power.set', arguments: ['On'], token });
+  history.acts('power.set', 'on', `allocation/${allocation}`);
 }
 
-test('a machine may be switched on whose switch shows every port in the domain of its tenant', () => {
-  const history = new History();
-  switchedOn(history, 'one');
-  assert.deepEqual(history.truth.violations, []);
+function toldToLeave(history: History, domain: string): void {
+  history.runs();
+  history.acts('vmm.devirtualize', 'commit', domain);
+}
+
+test('a machine may be switched on, and its hypervisor told to leave, while every port is shown in the domain of its tenant', () => {
+  const [starts, ends] = [new History(), new History()];
+  switchedOn(starts, 'one');
+  toldToLeave(ends, 'allocation/one');
+  assert.deepEqual([...starts.truth.violations, ...ends.truth.violations], []);
 });
 
 const bad: readonly (readonly [rule: number, what: string, make: (history: History) => void])[] = [
@@ -168,6 +171,7 @@ const bad: readonly (readonly [rule: number, what: string, make: (history: Histo
       history.truth.atRest();
     },
   ],
+  [4, 'a hypervisor told to leave behind a port that strayed', (history) => toldToLeave(history, 'default')],
   [
     3,
     'a nonce that is used again',

@@ -102,6 +102,13 @@ export class History {
     this.truth.logWritten('r0', [{ ...freshRow('n0'), epoch, operation }]);
   }
 
+  /** The agent asks its drivers for this, under epoch 2, while the switch shows a data port in this domain. */
+  acts(command: 'power.set' | 'vmm.devirtualize', what: 'on' | 'commit', domain: string): void {
+    this.shown = [{ name: 'eth0', role: 'Data', state: 'Ready', domain }];
+    const token = `n0.2.Booting.reimage.1.0/${what}`;
+    this.truth.acted('r0', 'n0', { command, arguments: ['On'], token });
+  }
+
   ports(domain: string): void {
     for (const port of ['eth0', 'ib0']) this.happens('port', { port, from: '', to: domain, cause: 'asked' });
   }

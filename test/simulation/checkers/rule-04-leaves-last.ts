@@ -1,6 +1,8 @@
 /**
  * Rule 4, the VMM leaves last: it leaves only with every block local and flushed, the export closed, the boot order on the disk, the data
  * ports isolated, and the commit on record on both sides; then the control port is closed, and nothing is imaged under that epoch again.
+ *
+ * Where a fault moved a port, what the agent could read of it when it told the hypervisor to leave counts.
  */
 import type { SimMachine } from '../../../agent/drivers/simulated/machine.ts';
 import { physicalNodes } from '../../../controller/api/meta.ts';
@@ -59,6 +61,13 @@ export function leavesLast(report: Report): Checker {
       for (const [port, domain] of machine.domains) {
         if (port === 'mgmt0' || machine.moved.has(port)) continue;
         if (!isOwnDomain(truth, machine.guest?.owner, domain)) say(`its port ${port} is in ${domain}`);
+      }
+    },
+    acted({ command }, { name, guest }, truth) {
+      if (command !== 'vmm.devirtualize') return;
+      for (const { name: port, role, state, domain } of truth.ground.shownPorts(name)) {
+        if (role !== 'Data' || (state === 'Ready' && isOwnDomain(truth, guest?.owner, domain))) continue;
+        report(4, `${name}: the hypervisor is told to leave while the switch shows port ${port} ${state} in ${domain}`);
       }
     },
     atRest(truth) {

@@ -121,6 +121,7 @@ export const gitopsMistakes: readonly Mutant[] = [
     name: 'confirm-any-commit',
     mistake: 'a confirmation of one commit counts for every later one',
     rules: [6, 9],
+    faults: ['git'],
     edits: [
       edit(
         prune,
@@ -128,7 +129,6 @@ export const gitopsMistakes: readonly Mutant[] = [
         'confirmed.length >= 7 && commit.length > 0',
       ),
     ],
-    test: { file: 'test/gitops/prune.test.ts', name: 'unconfirmed or not applied by us' },
   },
   {
     name: 'prune-what-was-adopted',

@@ -127,12 +127,19 @@ const onceMore: readonly Mutant[] = [
   {
     name: 'commit-with-drifted-port',
     mistake: 'isolation is not looked at again when the hypervisor is told to leave',
-    rules: [2, 4],
+    rules: [4],
+    faults: [
+      'fabric.fabricDefaults',
+      'fabric.portUnknown',
+      'agents.slow',
+      'agents.late',
+      'api.slow',
+      'operator.diesAtCall',
+    ],
     edits: [
       edit(tenancy, 'if (!row.commitSent && !isolated(row, ctx.readings))\n', 'if (row.epoch < 0)\n'),
       edit('agent/row.ts', "power.order === 'Disk' &&\n    isolated(row, readings)\n", "power.order === 'Disk'\n"),
     ],
-    test: { file: 'test/agent/faults-fabric.test.ts', name: 'no commit goes out under them' },
   },
   {
     name: 'commit-under-a-turned-boot-order',
