@@ -63,10 +63,11 @@ export function leavesLast(report: Report): Checker {
         if (!isOwnDomain(truth, machine.guest?.owner, domain)) say(`its port ${port} is in ${domain}`);
       }
     },
-    acted({ command }, { name, guest }, truth) {
+    acted({ command }, { name, guest, data }, truth) {
       if (command !== 'vmm.devirtualize') return;
+      const owner = guest?.owner ?? data?.owner;
       for (const { name: port, role, state, domain } of truth.ground.shownPorts(name)) {
-        if (role !== 'Data' || (state === 'Ready' && isOwnDomain(truth, guest?.owner, domain))) continue;
+        if (role !== 'Data' || (state === 'Ready' && isOwnDomain(truth, owner, domain))) continue;
         report(4, `${name}: the hypervisor is told to leave while the switch shows port ${port} ${state} in ${domain}`);
       }
     },
