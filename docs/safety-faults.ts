@@ -26,6 +26,8 @@ const own: Readonly<Record<string, string>> = {
   'operator.another': 'one more process starts',
   'operator.skew': 'wall clocks differ',
   'operator.slowClock': 'a monotonic clock runs slow: two processes believe in good faith that they lead',
+  'operator.down':
+    'every process is killed, and none runs for minutes, up to half an hour, while the world goes on; who comes back may die at one of its first calls',
   'agents.unreachable': 'a request does not reach the agent',
   'agents.lostRequest': 'a request is lost, and its sender waits',
   'agents.lostAnswer': 'the work is done and its answer is lost',

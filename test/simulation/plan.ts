@@ -101,3 +101,21 @@ export function gitPlanOf(seed: number, kinds: readonly FaultKind[], asked: bool
     gapsMs: chance(random, 0.5) ? [1_000, 10_000, 30_000, 90_000] : [30_000, 120_000, 300_000],
   };
 }
+
+/** When all of the operator is down, in a seed that has it. */
+export interface DownPlan {
+  /** Milliseconds from one time to the next, the time down included, are drawn from these. */
+  readonly gapsMs: readonly number[];
+}
+
+const downShare = 0.15;
+
+/**
+ * Drawn from a stream of its own, as git's plan is, and under a name with which no seed that shows a mutant has it.
+ * @param asked the seed has it, whatever it draws
+ */
+export function downPlanOf(seed: number, asked: boolean): DownPlan | undefined {
+  const random = stream(seed, 'down times');
+  if (!chance(random, downShare) && !asked) return undefined;
+  return { gapsMs: chance(random, 0.5) ? [60_000, 180_000, 400_000] : [200_000, 600_000, 1_500_000] };
+}

@@ -7,13 +7,15 @@
  */
 import { defaultRoom } from '../../agent/drivers/simulated/options.ts';
 import { confirmDeletionAnnotation } from '../../controller/domain/allocation-draft.ts';
+import type { Random } from '../../controller/runtime/random.ts';
 import { chance, pick, weighted } from './chance.ts';
 import type { Violation } from './checkers/checker.ts';
 import { families, kindsOf } from './faults/families.ts';
 import type { FaultKind } from './faults/family.ts';
 import { gitFaults, isOfGit } from './faults/git.ts';
+import { operatorDown } from './faults/operator.ts';
 import { People } from './people.ts';
-import { type GitPlan, gitPlanOf, type Plan, planOf } from './plan.ts';
+import { type DownPlan, downPlanOf, type GitPlan, gitPlanOf, type Plan, planOf } from './plan.ts';
 import { World } from './world.ts';
 
 export interface RunOptions {
@@ -53,14 +55,16 @@ class Run {
   readonly world: World;
   readonly plan: Plan;
   readonly gitPlan: GitPlan | undefined;
+  readonly downPlan: DownPlan | undefined;
   readonly people: People;
 
   constructor({ seed, faults = [], mode, print }: RunOptions) {
     const asked = kindsOf(faults);
-    const kinds = asked.filter(({ name }) => !isOfGit(name));
+    const kinds = asked.filter((kind) => kind !== operatorDown && !isOfGit(kind.name));
     const gitKinds = faults.length === 0 ? gitFaults.kinds : asked.filter(({ name }) => isOfGit(name));
     if (faults.length === 0 || gitKinds.length > 0)
       this.gitPlan = gitPlanOf(seed, gitKinds, gitKinds.length > 0 && faults.length > 0);
+    if (asked.includes(operatorDown)) this.downPlan = downPlanOf(seed, faults.includes(operatorDown.name));
     this.plan = planOf(seed, faults.length === 0 ? families : [{ name: 'asked', kinds }], kinds, mode);
     const { racks, replicas, flushMs } = this.plan;
     const room = { durations: { ...defaultRoom.durations, flush: flushMs } };
@@ -71,7 +75,7 @@ class Run {
 
   async storm(): Promise<void> {
     const { world, plan, people } = this;
-    world.truth.faultless = plan.kinds.length === 0;
+    world.truth.faultless = plan.kinds.length === 0 && this.downPlan === undefined;
     await people.moveIn();
     if (plan.fromTheStart) this.#begin();
     else {
@@ -108,6 +112,19 @@ class Run {
       kind.begin?.(this.world, strength, this.world.random(kind.name));
     }
     this.#commitLater();
+    this.#downLater();
+  }
+
+  /** The operator goes down beside everything else, until the storm is over. */
+  #downLater(): void {
+    const { world, downPlan } = this;
+    if (downPlan === undefined) return;
+    const random = world.random(operatorDown.name);
+    world.clock.setTimer(pick(random, downPlan.gapsMs), () => {
+      if (world.calm) return;
+      void this.#strike(operatorDown, random);
+      this.#downLater();
+    });
   }
 
   /** Commits and what befalls the repository, beside everything else, until the storm is over. */
@@ -120,16 +137,16 @@ class Run {
       if (world.calm) return;
       const kind = chance(random, gitPlan.faultShare) ? weighted(random, striking) : undefined;
       if (kind === undefined) world.git?.act();
-      else void this.#strikeGit(kind);
+      else void this.#strike(kind, world.random('git faults'));
       this.#commitLater();
     });
   }
 
-  async #strikeGit(kind: FaultKind): Promise<void> {
+  async #strike(kind: FaultKind, random: Random): Promise<void> {
     const { world } = this;
     world.trace.add('fault', kind.name);
     try {
-      if ((await kind.strike?.(world, world.random('git faults'))) !== false) world.struck(kind.name);
+      if ((await kind.strike?.(world, random)) !== false) world.struck(kind.name);
     } catch (error) {
       world.unexpected(kind.name, error);
     }
@@ -141,6 +158,7 @@ class Run {
     world.trace.add('fault', 'over');
     world.calm = true;
     for (const { kind } of this.plan.kinds) await kind.end?.(world);
+    await operatorDown.end?.(world);
     for (const host of world.agents.values()) {
       host.dieAt('act', Number.POSITIVE_INFINITY);
       host.start();

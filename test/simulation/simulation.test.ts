@@ -43,6 +43,43 @@ test('with a repository followed through its own faults the rules hold, and the 
   assert.ok(kinds.size > 9, `only ${[...kinds]} struck`);
 });
 
+test('with the whole operator down for minutes, again and again, the rules hold, and the seed is the same run again', async () => {
+  let strikes = 0;
+  for (const seed of [1, 2, 3]) {
+    const faults = ['people', 'operator.down'];
+    const result = await runSeed({ seed, faults });
+    strikes += result.strikes['operator.down'] ?? 0;
+    const broken = result.violations.map(({ rule, message }) => `rule ${rule}: ${message}`);
+    assert.deepEqual(broken, [], `replay it with: npm run simulate -- --seed ${seed} --faults ${faults} --verbose`);
+    if (seed === 3) assert.equal((await runSeed({ seed, faults })).hash, result.hash);
+  }
+  assert.ok(strikes >= 3, `it went down ${strikes} times only`);
+});
+
+test('while the whole operator is down no process runs, also none that was to be started again, and then as many as before', async () => {
+  const world = new World({ seed: 1, racks: { r0: 'r0n0' }, replicas: 2 });
+  const [first] = world.processes;
+  assert.ok(first);
+  first.kill('killed');
+  world.restartOperator(first);
+  const started: string[] = [];
+  assert.equal(
+    world.downOperator(60_000, ({ name }) => started.push(name)),
+    true,
+  );
+  assert.equal(
+    world.downOperator(60_000, () => {}),
+    false,
+  );
+  await world.clock.advance(59_000);
+  assert.deepEqual(world.processes, []);
+  await world.clock.advance(2_000);
+  assert.deepEqual(started, ['operator-3', 'operator-4']);
+  assert.equal(world.processes.length, 2);
+  assert.equal(world.isOperatorDown, false);
+  world.stop();
+});
+
 test('what an agent had in its log when it died is known to have been accepted, although it told nobody', () => {
   const world = new World({ seed: 1, racks: { r0: 'r0n0' }, replicas: 0 });
   const host = world.agents.get('r0');

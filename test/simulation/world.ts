@@ -89,6 +89,10 @@ export class World {
   readonly #streams = new Map<string, Random>();
   readonly #hosts = new Map<string, AgentHost>();
   #processes = 0;
+  /** Processes that died and are started again later; each entry calls that off. */
+  readonly #restarts = new Set<() => void>();
+  /** While no process of the operator runs at all: ends that, at once. */
+  #up: (() => void) | undefined;
   /** Whether processes and agents that died are started again after a while, or at once. */
   calm = false;
 
@@ -151,7 +155,41 @@ export class World {
   restartOperator(dead: OperatorProcess): void {
     const index = this.processes.indexOf(dead);
     if (index >= 0) this.processes.splice(index, 1);
-    this.clock.setTimer(this.#restartMs(), () => void this.startOperator());
+    const cancel = this.clock.setTimer(this.#restartMs(), () => {
+      this.#restarts.delete(cancel);
+      this.startOperator();
+    });
+    this.#restarts.add(cancel);
+  }
+
+  get isOperatorDown(): boolean {
+    return this.#up !== undefined;
+  }
+
+  /**
+   * Every process is killed, and as many start again after `downMs`: none runs meanwhile, whoever dies or is started.
+   * @param started called for each that starts again
+   * @returns false where it is down already
+   */
+  downOperator(downMs: number, started: (process: OperatorProcess) => void): boolean {
+    if (this.#up !== undefined) return false;
+    const count = this.processes.length + this.#restarts.size;
+    for (const cancel of this.#restarts) cancel();
+    this.#restarts.clear();
+    for (const one of this.processes.splice(0)) one.kill(`killed with every other process, for ${downMs} ms`);
+    const cancel = this.clock.setTimer(downMs, () => this.upOperator());
+    this.#up = () => {
+      cancel();
+      for (let index = 0; index < count; index++) started(this.startOperator());
+    };
+    return true;
+  }
+
+  /** Ends what `downOperator` began; nothing where it is over. */
+  upOperator(): void {
+    const up = this.#up;
+    this.#up = undefined;
+    up?.();
   }
 
   restartAgent(host: AgentHost): void {

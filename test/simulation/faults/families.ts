@@ -1,7 +1,7 @@
 /**
  * The families of faults, as `--faults` names them.
  *
- * Invariant: what a seed draws from `families` stays as it is; git's faults are drawn apart (plan.ts).
+ * Invariant: what a seed draws from `families` stays as it is; git's faults and `operator.down` are drawn apart (plan.ts).
  */
 import { agentFaults } from './agents.ts';
 import { apiFaults } from './api.ts';

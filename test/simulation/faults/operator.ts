@@ -1,12 +1,31 @@
 /**
- * Faults of the operator's processes: death at any call, a pause that outlasts the Lease, a second leader, clocks that disagree.
+ * Faults of the operator's processes: death at any call, all of them dead for minutes, a pause that outlasts the Lease, a second leader,
+ * clocks that disagree.
  */
 import { leaseKind } from '../../../controller/kube/lease.ts';
-import { int, pick, pickMaybe } from '../chance.ts';
-import type { FaultFamily } from './family.ts';
+import { chance, int, pick, pickMaybe } from '../chance.ts';
+import type { FaultFamily, FaultKind } from './family.ts';
 
 /** Clocks of hosts with NTP stay within it; the checkers of times allow for it (checkers/time.ts). */
 const largestSkewMs = 20_000;
+
+/** Shorter than an agent waits for its operator, longer than any grace period, and between. */
+const downMs = [60_000, 120_000, 300_000, 900_000, 1_800_000];
+
+/** Whoever comes back reads all that happened meanwhile as one state; dying in the middle of that makes it two. */
+export const operatorDown: FaultKind = {
+  name: 'operator.down',
+  strike: (world, random) => {
+    const downFor = pick(random, downMs);
+    const fuse = chance(random, 0.3)
+      ? ([pick(random, ['before', 'after'] as const), 1 + int(random, 25)] as const)
+      : undefined;
+    return world.downOperator(downFor, (process) => {
+      if (fuse !== undefined && !world.calm) process.dieAt(...fuse);
+    });
+  },
+  end: (world) => world.upOperator(),
+};
 
 export const operatorFaults: FaultFamily = {
   name: 'operator',
@@ -67,7 +86,7 @@ export const operatorFaults: FaultFamily = {
       name: 'operator.another',
       weight: 1,
       strike: (world) => {
-        if (world.processes.length >= 3) return false;
+        if (world.isOperatorDown || world.processes.length >= 3) return false;
         world.startOperator();
         return true;
       },
@@ -102,5 +121,6 @@ export const operatorFaults: FaultFamily = {
         }
       },
     },
+    operatorDown,
   ],
 };
