@@ -31,13 +31,22 @@ export function healStep(draft: Draft): void {
   for (const name of draft.nodes) {
     const view = input.member(name);
     if (view.claimed && view.endRecorded) draft.nodes.delete(name);
-    // An orphaned one may run this tenant's guest, its claim lost: it keeps its place until a person decides.
-    else if (!view.claimed && view.unavailable && view.state !== 'Orphaned' && !isOrphanOfOurs(draft, name))
+    else if (!view.claimed && view.unavailable && !isOrphanOfOurs(draft, name) && !mayBeOurs(draft, view))
       draft.nodes.delete(name);
   }
   for (const name of draft.replaced)
     if (!input.member(name).claimed || input.member(name).endRecorded) draft.replaced.delete(name);
   for (const name of draft.updating) if (!draft.nodes.has(name)) draft.updating.delete(name);
+}
+
+/**
+ * An orphaned node may run this tenant's guest, its claim lost: it keeps its place until a person decides. Of an allocation that ends
+ * that holds for whatever nobody knows to be clean or another's: nothing stands in for it any more, and its tenant was promised the grace.
+ */
+function mayBeOurs({ input, before }: Draft, { state, endRecorded }: MemberView): boolean {
+  if (state === 'Orphaned') return true;
+  const isEnding = input.allocation.metadata.deletionTimestamp !== undefined || before.ends !== undefined;
+  return isEnding && !endRecorded && (state === 'Enrolling' || state === 'Quarantined');
 }
 
 const isOrphanOfOurs = (draft: Draft, name: string): boolean =>

@@ -396,8 +396,12 @@ test('a deleted allocation keeps its grace period also where operator and agent 
   await hall.clock.runUntil(() => hall.seen('job')?.status?.ends?.reason === 'Deleted');
   hall.agents.detach('r0');
   await hall.forgetStatus(name);
-  await hall.clock.advance(20_000);
+  // Longer than an agent that is away keeps its nodes their place.
+  await hall.clock.advance(60_000);
+  await hall.edit('job', { metadata: { annotations: { 'example.com/seen': 'yes' } } });
+  await hall.clock.advance(180_000);
   assert.equal(node(hall, name)?.status?.claim, undefined);
   assert.deepEqual([hall.seen('job')?.status?.nodes, hall.seen('job')?.status?.ending], [name, undefined]);
+  await hall.clock.runUntil(() => hall.seen('job') === undefined);
   await hall.stop();
 });
