@@ -5,7 +5,8 @@
  * 1. Every change names the uid and the resourceVersion that the decision was made on; a lost race is decided anew.
  * 2. An unanswered write is followed by a read, never by a blind repetition.
  * 3. An object that another sync applies, or that is being deleted, is left alone.
- * 4. A deletion names the uid that was applied, and is checked against the live object right before.
+ * 4. A deletion is checked against the live object right before and names the very version that was seen, of the uid that was applied: one
+ *    that arrives late, after somebody defined the object again, does nothing.
  * 5. What was there before the repository named it is marked with the write that takes it over, and deleted only once a person confirmed it.
  */
 import { deepEqual } from '../kube/json.ts';
@@ -227,11 +228,16 @@ export async function pruneObject(
     if (live.metadata.deletionTimestamp !== undefined) return { result: 'deleted' };
     if (live.metadata.annotations?.[adoptedAnnotation] !== undefined && !isConfirmed) return { result: 'waits' };
     const key = namespace === undefined ? { name } : { namespace, name };
-    await whenBusyAgain(context, () => context.kube.delete(gvk, key, { uid }));
+    const { resourceVersion } = live.metadata;
+    const seen = { uid, ...(resourceVersion === undefined ? {} : { resourceVersion }) };
+    await whenBusyAgain(context, () => context.kube.delete(gvk, key, seen));
     return { result: 'deleted' };
   } catch (error) {
     if (!(error instanceof KubeError)) throw error;
     if (error.reason === 'NotFound') return { result: 'gone' };
+    // Whoever wrote may have defined it again: what the repository says by then decides, not what it said before.
+    if (error.reason === 'Conflict')
+      return { result: 'failed', reason: 'somebody wrote to it meanwhile; it is tried again' };
     return { result: 'failed', reason: `${error.message}; it is tried again` };
   }
 }
