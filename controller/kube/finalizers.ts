@@ -4,7 +4,8 @@
  * Invariants:
  * 1. Only the finalizer named is added or removed, whatever others do at the same time.
  * 2. Only the object of the uid given is touched, never another of the same name.
- * 3. The caller removes a finalizer after its clean-up succeeded, and not before; this file cannot know.
+ * 3. Where the decision to remove one rests on the object, the version that it was made on is named, and a lost race is the caller's.
+ * 4. The caller removes a finalizer after its clean-up succeeded, and not before; this file cannot know.
  */
 import { keyOf } from './patch.ts';
 import { type GroupVersionKind, KubeError, type KubeObject, type KubeReader, type KubeWriter } from './port.ts';
@@ -52,15 +53,42 @@ export function removeFinalizer<T extends KubeObject>(
   object: T,
   finalizer: string,
 ): Promise<FinalizerResult<T>> {
-  return change(client, gvk, object, (current) => {
-    const index = (current.metadata.finalizers ?? []).indexOf(finalizer);
-    if (index < 0) return undefined;
-    const path = `/metadata/finalizers/${index}`;
-    return [
-      { op: 'test', path, value: finalizer },
-      { op: 'remove', path },
-    ];
-  });
+  return change(client, gvk, object, ({ metadata }) => removal(metadata.finalizers ?? [], finalizer));
+}
+
+/**
+ * For a decision that rests on what the object says: nothing happens where it is no longer as it was read.
+ *
+ * @throws KubeError Conflict when somebody wrote meanwhile, Unknown when the outcome could not be learnt; both mean: decide anew
+ */
+export async function removeFinalizerAsSeen<T extends KubeObject>(
+  client: Pick<KubeWriter, 'patch'>,
+  gvk: GroupVersionKind,
+  object: T,
+  finalizer: string,
+): Promise<FinalizerResult<T>> {
+  const { uid, resourceVersion, finalizers = [] } = object.metadata;
+  if (uid === undefined || resourceVersion === undefined)
+    throw new Error(`${gvk.kind} ${object.metadata.name} was not read from the server`);
+  const operations = removal(finalizers, finalizer);
+  if (operations === undefined) return { outcome: 'written', object, changed: false };
+  try {
+    const changed = await client.patch<T>(gvk, keyOf(object), operations, { type: 'json', uid, resourceVersion });
+    return { outcome: 'written', object: changed, changed: true };
+  } catch (error) {
+    if (error instanceof KubeError && error.reason === 'NotFound') return { outcome: 'gone' };
+    throw error;
+  }
+}
+
+function removal(present: readonly string[], finalizer: string): readonly Operation[] | undefined {
+  const index = present.indexOf(finalizer);
+  if (index < 0) return undefined;
+  const path = `/metadata/finalizers/${index}`;
+  return [
+    { op: 'test', path, value: finalizer },
+    { op: 'remove', path },
+  ];
 }
 
 async function change<T extends KubeObject>(

@@ -4,11 +4,12 @@
  * Invariants:
  * 1. A PhysicalNode is made once for each machine that an administrator accepts and its agent reports, with the finalizer
  *    from the first moment on: no claim can stand on an object that vanishes unseen.
- * 2. The finalizer goes only when neither claim nor end stands on the node, or a person wrote the machine off.
+ * 2. The finalizer goes only when neither claim nor end stands on the node, or a person wrote the machine off: by a write that names the
+ *    version of which that is true.
  */
 import { apiGroup, apiVersion, physicalNodes } from '../api/meta.ts';
 import type { PhysicalNode, PhysicalNodeStatus } from '../api/types.generated.ts';
-import { removeFinalizer } from '../kube/finalizers.ts';
+import { removeFinalizerAsSeen } from '../kube/finalizers.ts';
 import { type KubeClient, KubeError } from '../kube/port.ts';
 import type { Outcome } from '../runtime/worker.ts';
 import type { Fleet } from './fleet.ts';
@@ -49,7 +50,7 @@ export const mayBeForgotten = ({ claim, end, writtenOff }: PhysicalNodeStatus): 
 
 export async function dropNodeFinalizer(client: KubeClient, fleet: Fleet, node: PhysicalNode): Promise<Outcome> {
   if (!node.metadata.finalizers?.includes(nodeFinalizer)) return { kind: 'done' };
-  const result = await removeFinalizer(client, physicalNodes, node, nodeFinalizer);
+  const result = await removeFinalizerAsSeen(client, physicalNodes, node, nodeFinalizer);
   if (result.outcome === 'written') fleet.nodes.noteWrite(result.object);
   return { kind: 'done' };
 }

@@ -159,3 +159,34 @@ test('a claim is not handed back to an allocation that is gone', async () => {
   sleeper.end();
   await hall.stop();
 });
+
+test('a deleted node that is claimed right before its finalizer goes stays until that claim is over', async () => {
+  const hall = new MachineHall({ r0: 'r0n0' });
+  const { kube } = hall;
+  const claim = {
+    allocation: { namespace: 'cfd', name: 'job', uid: 'another' },
+    epoch: 9,
+    revision: 'a',
+    domain: 'allocation/another',
+    at: '2026-01-01T00:00:00Z',
+  };
+  let claimed = false;
+  hall.wrapClient = (client) => ({
+    ...client,
+    async patch(gvk, key, patch, options) {
+      if (gvk.kind === physicalNodes.kind && options.type === 'json' && !claimed) {
+        claimed = true;
+        await kube.patch(gvk, key, { status: { claim } }, { type: 'merge', subresource: 'status' });
+      }
+      return client.patch(gvk, key, patch, options) as never;
+    },
+  });
+  await hall.addAgents();
+  await hall.start();
+  await hall.clock.runUntil(() => hall.inState('Available') === 1);
+  await kube.delete(physicalNodes, { name: 'r0n0' });
+  await hall.clock.runUntil(() => claimed);
+  await hall.clock.advance(60_000);
+  assert.equal(hall.nodes()[0]?.status?.claim?.epoch, 9);
+  await hall.stop();
+});
