@@ -5,6 +5,7 @@
  * Invariants:
  * 1. A conflict never resolves itself in favour of the side that lost its records.
  * 2. The order of the checks is the order of what they cost a tenant when overlooked.
+ * 3. Every message says which epoch a decision must name: the record here may say another, or none.
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNodeStatus } from '../api/types.generated.ts';
@@ -37,12 +38,14 @@ function knownTo(facts: NodeObservation): string {
     : inForce;
 }
 
+/** For a message: which epoch a person's decision names. */
+export const mustName = (status: PhysicalNodeStatus, facts: NodeObservation): string =>
+  `a decision must name epoch ${knownEpoch(status, facts)}`;
+
 /** Under an epoch below one that it has seen an agent takes nothing any more, so nobody can be given the guest back. */
-function wayOut(facts: NodeObservation): string {
+function wayOut(status: PhysicalNodeStatus, facts: NodeObservation): string {
   const seen = seenEpoch(facts);
-  return seen > facts.record.epoch
-    ? `restore it, or decide End, naming epoch ${seen}`
-    : `a decision must name epoch ${seen}`;
+  return seen > facts.record.epoch ? `restore it, or decide End, naming epoch ${seen}` : mustName(status, facts);
 }
 
 export function findConflict(
@@ -54,43 +57,47 @@ export function findConflict(
   const { claim, end } = status;
   const epoch = status.epoch ?? 0;
   const committed = claim !== undefined || end !== undefined;
+  const naming = mustName(status, facts);
   if (committed && status.systemUuid !== undefined && status.systemUuid !== facts.systemUuid) {
     return quarantined(
       'MachineChanged',
-      `was machine ${status.systemUuid} and now reports ${facts.systemUuid}: swapped or cabled differently`,
+      `was machine ${status.systemUuid} and now reports ${facts.systemUuid}: swapped or cabled differently; put it right, or decide: ${naming}`,
     );
   }
   if (committed && status.storeId !== undefined && storeId !== undefined && status.storeId !== storeId) {
     return quarantined(
       'AgentLogLost',
-      `its records stand in the agent log ${status.storeId}, and the agent now has ${storeId}`,
+      `its records stand in the agent log ${status.storeId}, and the agent now has ${storeId}; restore that log, or decide: ${naming}`,
     );
   }
   if (seenEpoch(facts) > epoch && (record.guestStarted || record.ended || record.allocation !== undefined)) {
     return {
       state: record.guestStarted ? 'Orphaned' : 'Quarantined',
       reason: 'RecordsDisagree',
-      message: `the agent knows ${knownTo(facts)}, the record here epoch ${epoch}: status was lost or restored from a backup; ${wayOut(facts)}`,
+      message: `the agent knows ${knownTo(facts)}, the record here epoch ${epoch}: status was lost or restored from a backup; ${wayOut(status, facts)}`,
     };
   }
   if (!end && !record.guestStarted && showsGuest(facts)) {
     return quarantined(
       guestUnrecorded,
-      "a guest's hypervisor runs on it, and the agent's log knows of no start: it went back in time; restore it, or decide",
+      `a guest's hypervisor runs on it, and the agent's log knows of no start: it went back in time; restore it, or decide: ${naming}`,
     );
   }
   if (!committed && record.guestStarted) {
     return {
       state: 'Orphaned',
       reason: 'GuestWithoutClaim',
-      message: "a tenant's guest was started on it, and no claim is recorded here",
+      message: `a tenant's guest was started on it, and no claim is recorded here; ${naming}`,
     };
   }
   const committedIn = status.commitSent?.epoch === claim?.epoch;
   const forgotten = record.epoch < (claim?.epoch ?? 0) || (claim?.started === true && !record.guestStarted);
   if (claim && !end && (committedIn || claim.started) && forgotten) {
     const what = committedIn ? 'the hypervisor was told to leave' : "a tenant's guest was seen to run";
-    return quarantined('RecordsDisagree', `the agent forgot what it did under epoch ${claim.epoch}, in which ${what}`);
+    return quarantined(
+      'RecordsDisagree',
+      `the agent forgot what it did under epoch ${claim.epoch}, in which ${what}; restore its log, or decide: ${naming}`,
+    );
   }
   return undefined;
 }

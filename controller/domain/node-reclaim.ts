@@ -3,10 +3,12 @@
  *
  * Invariants:
  * 1. A node is released only with the certificate of this very reclaim in the log of the agent (rule 3).
- * 2. A way back that failed stays where it is, shown, until a person decides.
+ * 2. Nothing is asked for under an end that is older than what the agent has seen: it would refuse it, and a person decides.
+ * 3. A way back that failed stays where it is, shown, until a person decides.
  */
 import type { NodeObservation } from '../api/protocol.generated.ts';
 import type { PhysicalNode, PhysicalNodeStatus } from '../api/types.generated.ts';
+import { knownEpoch, mustName } from './node-conflicts.ts';
 import {
   certificateRecord,
   commissioned,
@@ -27,6 +29,14 @@ function reclaimNonce(node: PhysicalNode, endEpoch: number): string {
 export function reclaim(input: NodeInput, status: PhysicalNodeStatus, facts: NodeObservation): NodeDecision {
   const { end } = status;
   if (!end) return { kind: 'rest', state: 'Enrolling' };
+  const known = knownEpoch(status, facts);
+  if (known > end.epoch) {
+    return held(
+      'Quarantined',
+      'RecordsDisagree',
+      `the agent knows epoch ${known}, the end recorded here is of epoch ${end.epoch}: status was restored from a backup; decide Reclaim: ${mustName(status, facts)}`,
+    );
+  }
   if (status.state === 'Quarantined') {
     return held(
       'Quarantined',
