@@ -113,6 +113,18 @@ const good: readonly (readonly [what: string, make: (history: History) => Promis
     },
   ],
   [
+    'what somebody deleted, and then took out of the repository, does not go with what is taken out later',
+    async (history) => {
+      await history.moves((repository) => repository.commit(tree('a', 'b', 'c', 'd', 'e', 'f')));
+      for (const name of ['c', 'd', 'e', 'f']) history.applies(name);
+      for (const name of ['c', 'd']) history.objects.delete(`${kind}/${name}`);
+      await history.moves((repository) => repository.commit(tree('a', 'b', 'e', 'f')));
+      history.tells({});
+      await history.moves((repository) => repository.commit(tree('a', 'b')));
+      for (const name of ['e', 'f']) history.prunes(name);
+    },
+  ],
+  [
     'a repository made anew is followed once that was confirmed',
     async (history) => {
       await history.moves((repository) =>

@@ -60,6 +60,16 @@ export function pruned(report: Report): Checker {
     for (const key of listed) if (!there.has(key)) listed.delete(key);
   }
 
+  /** What somebody else deleted before the repository gave it up, and the sync had nothing left to do about: it does not go with what goes later. */
+  function forgetDeleted(truth: Truth, followed: Commit, notPruned: string): void {
+    const there = truth.ground.tenantObjects();
+    for (const key of listed) {
+      const isLive = there.has(key) && there.get(key)?.metadata.deletionTimestamp === undefined;
+      const isLeft = notPruned.includes(`${key.replace('/', ' cfd/')} (`);
+      if (!isLive && !isLeft && !isDefined(followed, key)) listed.delete(key);
+    }
+  }
+
   function wrong(repository: Repository, commit: Commit, key: string): Wrong | undefined {
     const why = doubt(repository, commit, key);
     if (why !== undefined) return { rule: 6, why };
@@ -80,8 +90,11 @@ export function pruned(report: Report): Checker {
     rule: 6,
     told({ commit, notPruned = '' }, truth) {
       forgetRestored(truth);
-      const stood = truth.ground.repository()?.stands.findLastIndex((one) => one.commit.id === commit) ?? -1;
-      if (stood < 0) return;
+      const stands = truth.ground.repository()?.stands ?? [];
+      const stood = stands.findLastIndex((one) => one.commit.id === commit);
+      const followed = stands[stood]?.commit;
+      if (followed === undefined) return;
+      forgetDeleted(truth, followed, notPruned);
       for (const [, kind = '', name = ''] of notPruned.matchAll(
         /^(\w+) cfd\/([\w-]+) .* waits for a confirmation$/gm,
       )) {
