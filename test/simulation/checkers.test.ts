@@ -81,11 +81,12 @@ function deletedTogether(history: History, metadata: object, isClaimed = true): 
   history.allocation('one', { ...ended, metadata });
 }
 
-test('of allocations that were deleted together, one that a backup put back may be scaled down, and one go for which nodes were only chosen', () => {
-  const [putBack, chosen] = [new History(), new History()];
+test('of allocations that were deleted together, one that a backup put back may be scaled down or deleted, and one go for which nodes were only chosen', () => {
+  const [putBack, deletedAgain, chosen] = [new History(), new History(), new History()];
   deletedTogether(putBack, {});
+  deletedTogether(deletedAgain, { deletionTimestamp: '2026-01-01T00:01:00Z' });
   deletedTogether(chosen, { deletionTimestamp: '2026-01-01T00:00:00Z' }, false);
-  for (const { truth } of [putBack, chosen]) assert.ok(!truth.violations.some(({ rule }) => rule === 9));
+  for (const { truth } of [putBack, deletedAgain, chosen]) assert.ok(!truth.violations.some(({ rule }) => rule === 9));
 });
 
 test('an end whose answer was lost is known by the log: BMC and trusted image of the epoch before are not waited for', () => {

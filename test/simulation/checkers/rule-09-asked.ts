@@ -23,11 +23,17 @@ const isConfirmed = ({ metadata }: NodeAllocation): boolean =>
 const isInUse = (truth: Truth, uid: string, node: string): boolean =>
   truth.nodes.get(node)?.status?.claim?.allocation.uid === uid || truth.machine(node).data?.owner === uid;
 
+interface SeenDeletion {
+  readonly stamp: string;
+  /** Monotonic milliseconds. */
+  readonly atMs: number;
+}
+
 /** Other deletions of the same moment that end nodes, and did not at once. */
-function deletedWith(truth: Truth, than: string, deletedAt: number, from: ReadonlyMap<string, number>): number {
+function deletedWith(truth: Truth, than: string, deletedAt: number, from: ReadonlyMap<string, SeenDeletion>): number {
   let others = 0;
   for (const { uid, object, ends } of truth.allocations.values()) {
-    const at = from.get(uid);
+    const at = from.get(uid)?.atMs;
     if (at === undefined || uid === than || object.spec.deletionPolicy === 'Retain') continue;
     const [firstEnd] = [...ends.values()].map(({ atMs }) => atMs).sort((a, b) => a - b);
     const held = ends.size === 0 ? hostsOf(object.status?.nodes).length > 0 : (firstEnd ?? 0) - at > atOnceMs;
@@ -37,8 +43,7 @@ function deletedWith(truth: Truth, than: string, deletedAt: number, from: Readon
 }
 
 export function asked(report: Report): Checker {
-  /** When each allocation was deleted, in monotonic milliseconds. */
-  const deletedAt = new Map<string, number>();
+  const deletedAt = new Map<string, SeenDeletion>();
   return {
     rule: 9,
     written({ kind, object, old }, truth) {
@@ -51,10 +56,11 @@ export function asked(report: Report): Checker {
         report(9, `${metadata.name}: ${replaced} are replaced, and its failurePolicy is Report`);
       const { uid = '' } = metadata;
       const now = truth.ground.clock.monotonic();
-      // A backup of the cluster that was put back knows nothing of the deletion.
-      if (metadata.deletionTimestamp === undefined) deletedAt.delete(uid);
-      else if (!deletedAt.has(uid)) deletedAt.set(uid, now);
-      const at = deletedAt.get(uid);
+      // A backup of the cluster that was put back knows nothing of the deletion, and the next one is another.
+      const { deletionTimestamp: stamp } = metadata;
+      if (stamp === undefined) deletedAt.delete(uid);
+      else if (deletedAt.get(uid)?.stamp !== stamp) deletedAt.set(uid, { stamp, atMs: now });
+      const at = deletedAt.get(uid)?.atMs;
       const ending = (status?.ending ?? []).flatMap(({ nodes }) => hostsOf(nodes));
       const ends = (before?.status?.ending?.length ?? 0) === 0 && ending.some((node) => isInUse(truth, uid, node));
       if (!ends || at === undefined || now - at < atOnceMs || isConfirmed(after)) return;
