@@ -15,6 +15,8 @@ export class ProcessClock implements Clock {
   readonly #bornAt: number;
   #state: 'Running' | 'Paused' | 'Dead' = 'Running';
   #waiting: (() => void)[] = [];
+  /** Of what waited while it was paused, how much did not run yet. */
+  #behind = 0;
 
   /** @param rate how fast its monotonic clock runs; 0.5: a second of it lasts two */
   constructor(world: VirtualClock, skewMs = 0, rate = 1) {
@@ -53,10 +55,20 @@ export class ProcessClock implements Clock {
     };
   }
 
-  /** Runs `fn` as the process would: now, when it wakes up, or never. */
+  /** Runs `fn` as the process would: now, behind what waited for it to wake up, or never. */
   run(fn: () => void): void {
-    if (this.#state === 'Running') fn();
-    else if (this.#state === 'Paused') this.#waiting.push(fn);
+    if (this.#state === 'Paused') this.#waiting.push(fn);
+    else if (this.#state === 'Running' && this.#behind > 0) this.#catchUp(fn);
+    else if (this.#state === 'Running') fn();
+  }
+
+  #catchUp(fn: () => void): void {
+    this.#behind++;
+    this.#world.setTimer(0, () => {
+      this.#behind--;
+      if (this.#state === 'Running') fn();
+      else if (this.#state === 'Paused') this.#waiting.push(fn);
+    });
   }
 
   /** An answer from outside: it comes when the process can take it, or never. */
@@ -78,7 +90,7 @@ export class ProcessClock implements Clock {
     this.#state = 'Running';
     const waiting = this.#waiting;
     this.#waiting = [];
-    for (const fn of waiting) this.#world.setTimer(0, () => this.run(fn));
+    for (const fn of waiting) this.#catchUp(fn);
   }
 
   kill(): void {
