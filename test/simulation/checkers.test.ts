@@ -332,6 +332,21 @@ const bad: readonly (readonly [rule: number, what: string, make: (history: Histo
   ],
   [
     10,
+    'a guest that got what another tenant has for the hypervisor, behind a BMC that lies',
+    (history) => asksFor(history, { lies: true, allocation: 'two' }),
+  ],
+  [
+    10,
+    'a guest that got what another machine of its tenant has for the hypervisor, behind a BMC that lies',
+    (history) => asksFor(history, { lies: true, hostname: 'n1' }),
+  ],
+  [
+    10,
+    'a guest that got what its own next boot has for the hypervisor',
+    (history) => asksFor(history, { lies: false }),
+  ],
+  [
+    10,
     'secrets left behind',
     (history) => {
       history.runs();
@@ -373,6 +388,20 @@ function tookOver(history: History): () => void {
   const node = { metadata: { name: 'n0' }, spec: {}, status: restored } as unknown as PhysicalNode;
   return () => history.truth.restored([node], [before]);
 }
+
+/** The guest asks the boot server while the next epoch, of this allocation, is about to boot. */
+function asksFor(history: History, { lies = false, allocation = 'one', hostname = 'n0' }): void {
+  history.runs();
+  if (lies) history.happens('fault', { kind: 'bmcLiesOff' });
+  history.accepts('isolate', 3, { allocation });
+  history.happens('secrets', { to: 'Guest', epoch: 3, hostname });
+}
+
+test('behind a BMC that said Off of it a guest may find what its own next boot is given', () => {
+  const history = new History();
+  asksFor(history, { lies: true });
+  assert.deepEqual(history.broken(), []);
+});
 
 function reimages(history: History): void {
   const environment = { revision: 'r2', image: { sha256: 'digest' } };
