@@ -34,8 +34,11 @@ import { type Isolation, isolated, isPrepared, notWiped, type Row, type RowOpera
 
 export function isolateStep(ctx: Context, isolation: Isolation): Outcome {
   const { commitSent, guestStarted } = ctx.row;
-  // A guest without a hypervisor would see provisioning; a reimage opens the port once the machine is off.
-  const mayOpen = !commitSent && (!guestStarted || ctx.readings.vmm.vmm === 'Resident');
+  const { power, vmm } = ctx.readings;
+  // A guest without a hypervisor would see provisioning, also one that a log which went back in time knows nothing of; a reimage opens the
+  // port once the machine is off.
+  const isEmpty = !guestStarted && power.state !== 'On';
+  const mayOpen = !commitSent && (isEmpty || vmm.vmm === 'Resident');
   return together(
     () => dataPortsAre(ctx, isolation.domain, isolation.egress, `${isolation.operationId}/data`),
     () => (mayOpen ? controlPortsAre(ctx, 'provisioning', `${isolation.operationId}/control`) : met),

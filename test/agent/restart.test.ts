@@ -151,6 +151,25 @@ test('an agent whose log is lost keeps provisioning from a machine that comes up
   room.close();
 });
 
+test('an agent whose log went back to an isolate that ran opens no control port under a guest that has its machine alone', async () => {
+  const log = new MemoryLog('store-1', 'Manual');
+  const room = new AgentRoom({ nodes: ['n0'], log });
+  await room.runAll(enrolment, 1);
+  room.give(steps.isolate(), { epoch: 2, id: 'isolate' });
+  await room.clock.advance(1);
+  assert.deepEqual([room.seen().operation?.id, room.seen().operation?.status], ['isolate', 'Running']);
+  log.flush();
+  await room.clock.runUntil(() => room.seen().operation?.status === 'Done');
+  await room.runAll(tenancy.slice(1), 2);
+  const opened = (): number => room.events('port').filter(({ to }) => to === 'provisioning').length;
+  const before = opened();
+  log.crash();
+  room.restartAgent();
+  await room.clock.advance(3_600_000);
+  assert.deepEqual([opened(), room.rack.truth('n0').power], [before, 'On']);
+  room.close();
+});
+
 /** Its process dies once "commit sent" is durable, before anything is done about it. */
 class DiesBehindCommit extends MemoryLog {
   dies = true;

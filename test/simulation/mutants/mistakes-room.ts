@@ -26,8 +26,8 @@ export const roomMistakes: readonly Mutant[] = [
     edits: [
       edit(
         tenancy,
-        "const mayOpen = !commitSent && (!guestStarted || ctx.readings.vmm.vmm === 'Resident');",
-        'const mayOpen = !commitSent && guestStarted !== undefined;',
+        "const mayOpen = !commitSent && (isEmpty || vmm.vmm === 'Resident');",
+        "const mayOpen = !commitSent && (isEmpty || guestStarted || vmm.vmm === 'Resident');",
       ),
     ],
   },
