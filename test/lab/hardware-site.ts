@@ -46,7 +46,14 @@ export interface SiteShape {
   readonly hasTpms?: boolean;
   /** The control port's card brings an iPXE; without one the firmware has to load one. Of machines with UEFI firmware. */
   readonly hasBootRom?: boolean;
+  /** What the firmware boots from the network by, and the BMC has as the target for it. */
+  readonly network?: 'Pxe' | 'UefiHttp';
 }
+
+/** As the target says: OVMF (OvmfPkg/PlatformBootManagerLib) boots by HTTP where it may not by PXE. */
+const onlyHttp = ['IPv4PXESupport', 'IPv6PXESupport'].flatMap((name) => [
+  ...['-fw_cfg', `name=opt/org.tianocore/${name},string=no`],
+]);
 
 export class HardwareSite {
   readonly directory = mkdtempSync(join(tmpdir(), 'hw-'));
@@ -55,11 +62,13 @@ export class HardwareSite {
   /** A /30: the management network, between the BMCs here and the agent there. */
   readonly #network: string;
   readonly #closers: (() => Promise<void> | void)[] = [];
+  readonly #bootsByHttp: boolean;
   #agent: ChildProcess | undefined;
   #link: AgentLink | undefined;
   #operations = 0;
 
-  constructor(nodes: readonly string[], { hasTpms = false, hasBootRom = true }: SiteShape = {}) {
+  constructor(nodes: readonly string[], { hasTpms = false, hasBootRom = true, network = 'Pxe' }: SiteShape = {}) {
+    this.#bootsByHttp = network === 'UefiHttp';
     const hash = createHash('sha256').update(this.directory).digest();
     this.#name = `bvhw${hash.toString('hex', 0, 4)}`;
     this.#network = `10.98.${hash[0]}.${(hash[1] ?? 0) & 0xfc}`;
@@ -73,9 +82,11 @@ export class HardwareSite {
         const moreArguments = async (): Promise<string[]> => [
           ...(await measuredArguments(spec, { isUefi: true, clock })),
           ...(hasBootRom ? [] : ['-global', 'virtio-net-pci.romfile=']),
+          ...(machine.bootOverride.target === 'UefiHttp' ? onlyHttp : []),
         ];
         const more = hasTpms ? { moreArguments } : {};
-        return [name, new QemuMachine({ spec, clock, random, onError: () => {}, keepsDisks: true, ...more })];
+        const machine = new QemuMachine({ spec, clock, random, onError: () => {}, keepsDisks: true, ...more });
+        return [name, machine];
       }),
     );
   }
@@ -117,7 +128,7 @@ export class HardwareSite {
     const host = this.#here(1);
     const { certPem, keyPem } = await (await sharedCa()).issue('bmc', ['bmc.test']);
     const credentials = { username: 'agent', password };
-    const hardware = hardwareOf(machine.spec);
+    const hardware = { ...hardwareOf(machine.spec), bootsByHttp: this.#bootsByHttp };
     const bmc = await startBmc({ machine, hardware, credentials, host, tls: { certPem, keyPem }, clock, random });
     this.#closers.push(() => bmc.close());
     return bmc.url;
@@ -138,7 +149,10 @@ export class HardwareSite {
     const { certPem, keyPem } = await ca.issue(rack, [rack]);
     const hardware: HardwareSettings = {
       ...settings,
-      bmc: { credentials: file('bmc.json', JSON.stringify({ username: 'agent', password })), ca: file('ca', ca.caPem) },
+      bmc: {
+        ...{ credentials: file('bmc.json', JSON.stringify({ username: 'agent', password })), ca: file('ca', ca.caPem) },
+        network: this.#bootsByHttp ? 'UefiHttp' : 'Pxe',
+      },
       fabric: { command: ['python3', plugin, join(this.directory, 'taps.json'), join(this.directory, 'switch')] },
       nodes,
     };

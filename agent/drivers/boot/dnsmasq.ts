@@ -8,6 +8,7 @@
  */
 import { isIPv4, isIPv6 } from 'node:net';
 import { join } from 'node:path';
+import { type Firmware, loaderName, platformsOf } from './loaders.ts';
 
 export interface DhcpHost {
   /** MAC address in lower case. */
@@ -27,6 +28,8 @@ export interface DhcpSegment {
 export interface ControlSegment extends DhcpSegment {
   /** URL of the script that iPXE is told, as machines of this segment reach it. */
   readonly boot: string;
+  /** URL below which the boot server has the loaders for firmware that boots by HTTP; absent: such firmware is told nothing. */
+  readonly loaders?: string;
   /** IPv6 prefix of 64 bits to advertise, so that iPXE does not wait for one in vain. */
   readonly prefix?: string;
 }
@@ -38,12 +41,9 @@ export interface DhcpLayout {
   readonly user?: string;
   readonly data?: DhcpSegment;
   readonly control: readonly ControlSegment[];
-  /** What firmware loads by TFTP, where machines have no iPXE of their own. Names of files in `root`. */
-  readonly firmware?: { readonly root: string; readonly bios: string; readonly uefi: string };
+  /** What firmware loads, where machines have no iPXE of their own. */
+  readonly firmware?: Firmware;
 }
-
-/** Codes of DHCP's option 93 (RFC 4578) and their tags. */
-const uefiArchitectures = [7, 9];
 
 function segmentLines(tag: string, lease: string, { interface: name, network, netmask, hosts }: DhcpSegment): string[] {
   return [
@@ -62,19 +62,41 @@ function controlLines(segment: ControlSegment, index: number): string[] {
   ];
 }
 
+/** Firmware that boots by HTTP takes an answer for its own only with this in option 60 (UEFI 2.10, section 24.7). */
+const httpVendorClass = 'HTTPClient';
+
+function httpLines(firmware: Firmware, control: readonly ControlSegment[]): string[] {
+  return platformsOf(firmware).flatMap((platform) => {
+    const tag = `${platform.name}-http`;
+    return [
+      `dhcp-match=set:${tag},option:client-arch,${platform.httpCode}`,
+      `dhcp-option-force=tag:!ipxe,tag:${tag},option:vendor-class,${httpVendorClass}`,
+      ...control.flatMap(({ loaders }, index) =>
+        loaders === undefined
+          ? []
+          : [`dhcp-boot=tag:!ipxe,tag:${tag},tag:ctl${index},${loaders}/${loaderName(platform)}`],
+      ),
+    ];
+  });
+}
+
 function firmwareLines({ firmware, control }: DhcpLayout): string[] {
   if (firmware === undefined) return [];
+  const platforms = platformsOf(firmware);
+  const notBios = [...platforms.map(({ name }) => `tag:!${name}`), 'tag:!http'].join(',');
   return [
     ...control.map(({ interface: name }) => `enable-tftp=${name}`),
     `tftp-root=${firmware.root}`,
     'tftp-no-blocksize',
     // Else each file comes from a port of its own, which no rule that names ports lets a machine answer.
     'tftp-single-port',
-    ...uefiArchitectures.map((code) => `dhcp-match=set:uefi,option:client-arch,${code}`),
-    ...control.flatMap((_segment, index) => [
-      `dhcp-boot=tag:!ipxe,tag:uefi,tag:ctl${index},${firmware.uefi}`,
-      `dhcp-boot=tag:!ipxe,tag:!uefi,tag:ctl${index},${firmware.bios}`,
+    `dhcp-vendorclass=set:http,${httpVendorClass}`,
+    ...platforms.flatMap(({ name, tftpCodes, file }) => [
+      ...tftpCodes.map((code) => `dhcp-match=set:${name},option:client-arch,${code}`),
+      ...control.map((_segment, index) => `dhcp-boot=tag:!ipxe,tag:${name},tag:ctl${index},${file}`),
     ]),
+    ...control.map((_segment, index) => `dhcp-boot=tag:!ipxe,${notBios},tag:ctl${index},${firmware.bios}`),
+    ...httpLines(firmware, control),
   ];
 }
 
@@ -89,8 +111,8 @@ function* faults({ data, control, firmware, directory }: DhcpLayout): Generator<
       if (!/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/.test(mac)) yield `"${mac}" is no MAC address in lower case`;
     }
   }
-  for (const { boot, prefix } of control) {
-    if (!word.test(boot)) yield `"${boot}" is no URL for a machine to boot from`;
+  for (const { boot, loaders = boot, prefix } of control) {
+    for (const url of [boot, loaders]) if (!word.test(url)) yield `"${url}" is no URL for a machine to boot from`;
     if (prefix !== undefined && !isIPv6(prefix)) yield `"${prefix}" is no IPv6 prefix`;
   }
   for (const text of [directory, ...Object.values(firmware ?? {})]) {

@@ -1,5 +1,6 @@
 /** What dnsmasq is to answer on the control segments of a rack: pure. */
 import type { ControlSegment, DhcpLayout } from '../boot/dnsmasq.ts';
+import { loaderPlace } from '../boot/loaders.ts';
 import { addressIn, controlMac, type HardwareSettings } from './settings.ts';
 
 const text = (address: number): string => [24, 16, 8, 0].map((shift) => (address >>> shift) & 255).join('.');
@@ -25,6 +26,7 @@ export function dhcpLayout(
       network: text((number(address) & mask) >>> 0),
       netmask: text(mask),
       boot: `http://${agent}:${boot.port}/boot.ipxe`,
+      loaders: `http://${agent}:${boot.port}/${loaderPlace}`,
       hosts: [...(before?.hosts ?? []), host],
     });
   }

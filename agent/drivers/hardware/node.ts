@@ -129,7 +129,7 @@ export class HardwareNode implements BootHandler, VmmHand {
 
   boot(): Promise<BootAnswer> {
     return this.#turns.take(async () => {
-      const isReachable = this.#isReachable();
+      const isReachable = this.isReachable();
       const serving = isReachable ? this.#options.surroundings.images().serving : 'Nothing';
       const isTooOften = serving !== 'Nothing' && !this.#pace.take();
       this.#begin({ kind: serving === 'Trusted' && !isTooOften ? 'Trusted' : 'Firmware' });
@@ -147,7 +147,8 @@ export class HardwareNode implements BootHandler, VmmHand {
     this.#telling.tell();
   }
 
-  #isReachable(): boolean {
+  /** Whether the machine may be answered at all. */
+  isReachable(): boolean {
     const control = this.#options.surroundings.fabric().ports.filter(({ role }) => role === 'Control');
     return control.length > 0 && control.every(({ state, domain }) => state === 'Ready' && domain === 'provisioning');
   }
@@ -355,7 +356,7 @@ export class HardwareNode implements BootHandler, VmmHand {
     const { channels, name, surroundings } = this.#options;
     const { connected, leaving } = channels.read(name);
     return {
-      ...{ connected, saidSo: leaving, couldSpeak: this.#isReachable(), power: surroundings.power().state },
+      ...{ connected, saidSo: leaving, couldSpeak: this.isReachable(), power: surroundings.power().state },
       exportClosed: surroundings.images().exported === 'Closed',
     };
   }

@@ -17,6 +17,7 @@ import { attestationCapability, openTpmAttestation } from '../boot/attestation-s
 import { type BootServer, startBootServer } from '../boot/boot-server.ts';
 import { dnsmasqConfig } from '../boot/dnsmasq.ts';
 import { RackImages } from '../boot/images.ts';
+import { checkLoaders, loaderFile } from '../boot/loaders.ts';
 import { TrustedBoots } from '../boot/trusted.ts';
 import { type TrustedSide, trustedSide } from '../boot/trusted-boot.ts';
 import { vmmOf } from '../boot/vmm-hands.ts';
@@ -38,6 +39,7 @@ import {
   controlMac,
   type HardwareNodeSettings,
   type HardwareSettings,
+  networkOf,
   withoutManagement,
 } from './settings.ts';
 import { aoeSource, type ImageSource, nbdSource } from './sources.ts';
@@ -76,7 +78,7 @@ const mostConnections = 1024;
 function endpointOf(bmc: HardwareNodeSettings['bmc'], defaults: HardwareSettings['bmc']): BmcEndpoint {
   const { url, serverName, fingerprint, systemId } = bmc;
   const ca = bmc.ca ?? defaults?.ca;
-  const network = bmc.network ?? defaults?.network;
+  const network = networkOf(bmc, defaults);
   const tls = {
     ...(ca === undefined ? {} : { caPem: readFileSync(ca, 'utf8') }),
     ...(serverName === undefined ? {} : { serverName }),
@@ -227,6 +229,9 @@ class HardwareRack {
   #writeDhcp(): void {
     const { directory } = this.#context;
     if (this.#settings.boot.dnsmasq === undefined) return;
+    const { firmware } = this.#settings.boot.dnsmasq;
+    const bootByHttp = this.#nodes.some((node) => networkOf(this.#own(node).bmc, this.#settings.bmc) === 'UefiHttp');
+    if (firmware !== undefined && bootByHttp) checkLoaders(firmware);
     const place = join(directory, 'dnsmasq');
     mkdirSync(place, { recursive: true });
     const config = dnsmasqConfig(dhcpLayout(this.#nodes, this.#settings, place));
@@ -327,7 +332,12 @@ class HardwareRack {
   async #serve(hands: ReadonlyMap<string, HardwareNode>, channels: VmmChannels): Promise<void> {
     const { boot } = this.#settings;
     const handlerOf = (socket: Socket): HardwareNode | undefined => hands.get(this.#nodeOf(socket) ?? '');
-    const listeners = (await this.#listen(boot.port)).map((listener) => ({ listener, handlerOf }));
+    const firmware = boot.dnsmasq?.firmware;
+    const loaderOf = (socket: Socket, name: string): string | undefined =>
+      firmware !== undefined && hands.get(this.#nodeOf(socket) ?? '')?.isReachable() === true
+        ? loaderFile(firmware, name)
+        : undefined;
+    const listeners = (await this.#listen(boot.port)).map((listener) => ({ listener, handlerOf, loaderOf }));
     const server: BootServer = startBootServer(listeners, this.#context.onError);
     this.#closers.push(() => server.close());
     const sockets = new Set<Socket>();

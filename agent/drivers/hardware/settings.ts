@@ -9,6 +9,7 @@
 import { isIPv4 } from 'node:net';
 import { type AttestationSettings, attestationSchema } from '../boot/attestation-settings.ts';
 import type { DhcpSegment } from '../boot/dnsmasq.ts';
+import type { Firmware } from '../boot/loaders.ts';
 import { type TrustedImage, trustedImageSchema } from '../boot/trusted-boot.ts';
 import type { BridgePort, DhcpServer, Gateway } from '../fabric/layout.ts';
 
@@ -91,7 +92,7 @@ export interface HardwareSettings {
     readonly vmm: { readonly directory: string; readonly bios: string; readonly uefi: string };
     readonly trusted: TrustedImage;
     readonly dnsmasq?: {
-      readonly firmware?: { readonly root: string; readonly bios: string; readonly uefi: string };
+      readonly firmware?: Firmware;
       readonly data?: DhcpSegment;
     };
   };
@@ -144,7 +145,7 @@ export const hardwareSchema = closed(['fabric', 'images', 'boot', 'nodes'], {
     vmm: closed(['directory', 'bios', 'uefi'], { directory: text, bios: fileName, uefi: fileName }),
     trusted: trustedImageSchema,
     dnsmasq: closed([], {
-      firmware: closed(['root', 'bios', 'uefi'], { root: text, bios: fileName, uefi: fileName }),
+      firmware: closed(['root', 'bios', 'uefi'], { root: text, bios: fileName, uefi: fileName, arm64: fileName }),
       data: closed(['interface', 'network', 'netmask', 'hosts'], {
         ...{ interface: ifname, network: text, netmask: text },
         hosts: list(closed(['mac', 'address'], { mac, address: text })),
@@ -182,6 +183,10 @@ export function addressIn(prefix: string): string {
 export const controlMac = ({ ports }: HardwareNodeSettings): string =>
   ports.find(({ role }) => role === 'Control')?.address ?? '';
 
+/** How the firmware of a node boots from the network; undefined: as the BMC's driver takes it. */
+export const networkOf = (bmc: BmcDefaults, defaults: HardwareSettings['bmc']): BmcDefaults['network'] =>
+  bmc.network ?? defaults?.network;
+
 function* nodeFaults(node: string, settings: HardwareSettings): Generator<string> {
   const own = settings.nodes[node];
   const at = `hardware.nodes.${node}`;
@@ -210,6 +215,9 @@ function* nodeFaults(node: string, settings: HardwareSettings): Generator<string
   }
   if (settings.boot.dnsmasq !== undefined && own.control.interface === undefined)
     yield `${at}.control.interface is missing: hardware.boot.dnsmasq needs it`;
+  const { dnsmasq } = settings.boot;
+  if (networkOf(own.bmc, settings.bmc) === 'UefiHttp' && dnsmasq !== undefined && dnsmasq.firmware === undefined)
+    yield `${at}.bmc.network is UefiHttp, and hardware.boot.dnsmasq.firmware, which names the iPXE for it, is missing`;
 }
 
 function* sharedFaults(nodes: readonly string[], settings: HardwareSettings): Generator<string> {

@@ -1,6 +1,7 @@
 /** The Power driver without a BMC between: for tests of the other drivers, and where a BMC's manners do not matter. */
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import type { Change, MachineFacts, Power } from '../port.ts';
+import { isFromNetwork } from './bmc/machine.ts';
 import type { QemuMachine } from './machine.ts';
 import { factsOf } from './shape.ts';
 
@@ -26,8 +27,7 @@ export function directPower(
       const orderChange = changes.get(`${node} order`);
       return {
         state: machine.power(),
-        order:
-          machine.bootOverride.enabled !== 'Disabled' && machine.bootOverride.target === 'Pxe' ? 'Network' : 'Disk',
+        order: isFromNetwork(machine.bootOverride) ? 'Network' : 'Disk',
         ...(stateChange === undefined ? {} : { stateChange }),
         ...(orderChange === undefined ? {} : { orderChange }),
       };

@@ -15,7 +15,7 @@ import { type Clock, sleep } from '../../../controller/runtime/clock.ts';
 import type { Random } from '../../../controller/runtime/random.ts';
 import { readJsonFile, writeJsonFile } from '../boot/files.ts';
 import { Turns } from '../turns.ts';
-import { type BmcMachine, type BootOverride, noOverride } from './bmc/machine.ts';
+import { type BmcMachine, type BootOverride, isFromNetwork, noOverride } from './bmc/machine.ts';
 import { run } from './command.ts';
 import { emptyNode, fileNode, nodeNames, topNode } from './graph.ts';
 import { tapName } from './network.ts';
@@ -178,7 +178,7 @@ export class QemuMachine implements BmcMachine {
 
   async #start(): Promise<void> {
     const { override } = this.#kept;
-    const bootedFrom = override.enabled !== 'Disabled' && override.target === 'Pxe' ? 'Network' : 'Disk';
+    const bootedFrom = isFromNetwork(override) ? 'Network' : 'Disk';
     this.#keep({
       bootId: this.#options.random.uuid(),
       bootedFrom,

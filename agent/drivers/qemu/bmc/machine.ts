@@ -4,11 +4,15 @@
 
 /** Redfish's BootSourceOverrideTarget and BootSourceOverrideEnabled, as far as the lab's machines can do them. */
 export interface BootOverride {
-  readonly target: 'None' | 'Pxe' | 'Hdd';
+  readonly target: 'None' | 'Pxe' | 'Hdd' | 'UefiHttp';
   readonly enabled: 'Disabled' | 'Once' | 'Continuous';
 }
 
 export const noOverride: BootOverride = { target: 'None', enabled: 'Disabled' };
+
+/** Whether the start that it is for boots from the network. */
+export const isFromNetwork = ({ target, enabled }: BootOverride): boolean =>
+  enabled !== 'Disabled' && (target === 'Pxe' || target === 'UefiHttp');
 
 export interface BmcMachine {
   power(): 'On' | 'Off';
@@ -29,6 +33,8 @@ export interface BmcHardware {
   readonly systemUuid: string;
   readonly name: string;
   readonly architecture: 'x86_64' | 'aarch64';
+  /** Its firmware boots by HTTP, and the BMC has a target for it. */
+  readonly bootsByHttp?: boolean;
   readonly cores: number;
   readonly memoryBytes: number;
   readonly disks: readonly {

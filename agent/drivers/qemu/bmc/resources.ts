@@ -26,7 +26,10 @@ export const resetTypes = [
 ] as const;
 export type ResetType = (typeof resetTypes)[number];
 
-export const overrideTargets = ['None', 'Pxe', 'Hdd'] as const;
+export const overrideTargets = ({ bootsByHttp = false }: BmcHardware): readonly BootOverride['target'][] => [
+  ...(['None', 'Pxe', 'Hdd'] as const),
+  ...(bootsByHttp ? (['UefiHttp'] as const) : []),
+];
 export const overrideKinds = ['Disabled', 'Once', 'Continuous'] as const;
 
 export interface SystemState {
@@ -97,7 +100,7 @@ function system(hardware: BmcHardware, { power, override }: SystemState): Json {
     EthernetInterfaces: link(`${systemPath}/EthernetInterfaces`),
     Boot: {
       BootSourceOverrideTarget: override.target,
-      'BootSourceOverrideTarget@Redfish.AllowableValues': overrideTargets,
+      'BootSourceOverrideTarget@Redfish.AllowableValues': overrideTargets(hardware),
       BootSourceOverrideEnabled: override.enabled,
       'BootSourceOverrideEnabled@Redfish.AllowableValues': overrideKinds,
       BootSourceOverrideMode: 'Legacy',

@@ -244,8 +244,9 @@ export class RedfishService {
     } = boot;
     const unknown = Object.keys(others)[0];
     if (unknown !== undefined) return refuse(400, 'PropertyUnknown', `Boot has no property ${unknown}`);
-    if (!isOneOf(overrideTargets, target)) {
-      return refuse(400, 'PropertyValueNotInList', `BootSourceOverrideTarget is one of ${overrideTargets.join(', ')}`);
+    const targets = overrideTargets(this.#options.hardware);
+    if (!isOneOf(targets, target)) {
+      return refuse(400, 'PropertyValueNotInList', `BootSourceOverrideTarget is one of ${targets.join(', ')}`);
     }
     if (!isOneOf(overrideKinds, enabled)) {
       return refuse(400, 'PropertyValueNotInList', `BootSourceOverrideEnabled is one of ${overrideKinds.join(', ')}`);
