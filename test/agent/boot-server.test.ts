@@ -1,17 +1,19 @@
 /** The boot server against machines that break off, dawdle, or come in a crowd. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readlinkSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
+import { text } from 'node:stream/consumers';
 import { type TestContext, test } from 'node:test';
 import { type BootHandler, startBootServer } from '../../agent/drivers/boot/boot-server.ts';
+import { loaderFile } from '../../agent/drivers/boot/loaders.ts';
 import { until } from './image/cache-support.ts';
 
-async function bootServer(t: TestContext): Promise<{ from(address: string): Socket; path: string }> {
+async function bootServer(t: TestContext): Promise<{ from(address: string): Socket; path: string; directory: string }> {
   const directory = mkdtempSync(join(tmpdir(), 'boot-'));
   const path = join(directory, 'initrd');
   writeFileSync(path, Buffer.alloc(32 << 20));
@@ -25,7 +27,9 @@ async function bootServer(t: TestContext): Promise<{ from(address: string): Sock
   listener.listen(0, '127.0.0.1');
   await once(listener, 'listening');
   const handlerOf = ({ remoteAddress }: Socket): BootHandler => (remoteAddress === '127.0.0.2' ? others : handler);
-  const server = startBootServer([{ listener, handlerOf }], (error) => assert.fail(String(error)));
+  const firmware = { root: directory, bios: 'undionly.kpxe', uefi: 'ipxe.efi' };
+  const loaderOf = (_socket: Socket, name: string): string | undefined => loaderFile(firmware, name);
+  const server = startBootServer([{ listener, handlerOf, loaderOf }], (error) => assert.fail(String(error)));
   const sockets: Socket[] = [];
   t.after(() => {
     for (const socket of sockets) socket.destroy();
@@ -35,6 +39,7 @@ async function bootServer(t: TestContext): Promise<{ from(address: string): Sock
   const { port } = listener.address() as AddressInfo;
   return {
     path,
+    directory,
     from(localAddress) {
       const socket = connect({ port, host: '127.0.0.1', localAddress });
       socket.on('error', () => {});
@@ -68,6 +73,41 @@ test('a machine whose power is cut in the middle of a file leaves none open', {
     socket.destroy();
   }
   await until(() => openTimes(path) === 0);
+});
+
+test('firmware is sent its loader, after its length over the same connection, and nothing else that lies beside it', async (t) => {
+  const { from, directory } = await bootServer(t);
+  const path = join(directory, 'ipxe.efi');
+  const socket = from('127.0.0.1');
+  let heard = '';
+  socket.on('data', (part: Buffer) => {
+    heard += part.toString('latin1');
+  });
+  const ask = (method: string, place: string): void =>
+    void socket.write(`${method} ${place} HTTP/1.1\r\nhost: boot\r\n\r\n`);
+  writeFileSync(path, 'MZ and the rest of it');
+  ask('HEAD', '/firmware/x64.efi');
+  await until(() => heard.endsWith('\r\n\r\n'));
+  assert.match(heard, /^HTTP\/1\.1 200 .*content-length: 21\r\ncontent-type: application\/efi\r\n/s);
+  ask('GET', '/firmware/x64.efi');
+  await once(socket, 'close');
+  assert.match(heard, /\r\n\r\nHTTP\/1\.1 200 .*connection: close\r\n.*\r\n\r\nMZ and the rest of it$/s);
+
+  const statusOf = async (method: string, place: string): Promise<string> => {
+    const other = from('127.0.0.1');
+    const whole = text(other);
+    other.write(`${method} ${place} HTTP/1.1\r\nhost: boot\r\ncontent-length: 0\r\n\r\n`);
+    return (await whole).slice(9, 12);
+  };
+  const refused = ['arm64.efi', 'ipxe.efi', 'initrd', '..%2Finitrd', '%2e%2e/initrd', ''];
+  for (const name of refused) assert.equal(await statusOf('GET', `/firmware/${name}`), '404', name);
+  for (const method of ['PUT', 'POST', 'DELETE'])
+    assert.equal(await statusOf(method, '/firmware/x64.efi'), '404', method);
+  // Neither is an error that is logged: a machine asks as often as it likes.
+  truncateSync(path, (32 << 20) + 1);
+  assert.equal(await statusOf('GET', '/firmware/x64.efi'), '404', 'no loader is so long');
+  rmSync(path);
+  assert.equal(await statusOf('HEAD', '/firmware/x64.efi'), '404');
 });
 
 test('a machine that holds many connections keeps no other from booting', async (t) => {

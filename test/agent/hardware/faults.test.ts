@@ -183,8 +183,14 @@ test('what belongs to a boot is for its port, and for its time', async (t) => {
 
 test('a control port that is not in provisioning is given nothing', async (t) => {
   const hall = await tenant(t);
+  const server = `http://127.0.77.1:${hall.settings.boot.port}`;
+  const loader = (localAddress?: string): Promise<{ status: number; body: Buffer }> =>
+    hall.machine.fetch('GET', `${server}/firmware/x64.efi`, '', {}, localAddress);
+  assert.equal((await loader()).body.toString(), 'an iPXE');
+  assert.equal((await loader('127.0.77.11')).status, 404, 'through a port of nobody');
   hall.switches.ports.set('n00/ctl0', { domain: 'unmanaged', egress: 'None' });
   await hall.until('read back', () => hall.seen().ports.some(({ domain }) => domain === 'unmanaged'));
-  const { body } = await hall.machine.fetch('GET', `http://127.0.77.1:${hall.settings.boot.port}/boot.ipxe`);
+  assert.equal((await loader()).status, 404);
+  const { body } = await hall.machine.fetch('GET', `${server}/boot.ipxe`);
   assert.match(body.toString(), /^#!ipxe\necho control port not in provisioning\nsleep 3\nchain /);
 });

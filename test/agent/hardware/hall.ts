@@ -83,6 +83,7 @@ export class Hall {
     mkdirSync(files);
     writeFileSync(join(files, 'bitvisor.elf'), randomBytes(5000));
     writeFileSync(join(files, 'kernel'), 'kernel');
+    writeFileSync(join(files, 'ipxe.efi'), 'an iPXE');
     writeFileSync(join(directory, 'bmc.json'), JSON.stringify(credentials), { mode: 0o600 });
     const bytes = Buffer.concat([Buffer.alloc(1024), randomBytes(imageBytes - 1024)]);
     const ca = await sharedCa();
@@ -99,6 +100,7 @@ export class Hall {
       },
       boot: {
         ...{ port: bootPort, channelPort },
+        dnsmasq: { firmware: { root: files, bios: 'undionly.kpxe', uefi: 'ipxe.efi' } },
         vmm: { directory: files, bios: 'bitvisor.elf', uefi: 'loadvmm.efi' },
         trusted: { kernel: join(files, 'kernel'), initrd: join(files, 'kernel') },
       },
@@ -111,7 +113,7 @@ export class Hall {
             { name: 'data0', role: 'Data', kind: 'Ethernet', address: '52:54:00:00:00:01' },
             { name: 'ctl0', role: 'Control', kind: 'Ethernet', address: '52:54:00:00:00:02' },
           ],
-          control: { agent: agentAddress, machine: `${machineAddress}/24` },
+          control: { agent: agentAddress, machine: `${machineAddress}/24`, interface: 'vlan100' },
         },
       },
     };

@@ -69,6 +69,10 @@ test('what does not fit together is named', () => {
     [/r0n1\.ports: there is no data port/, 'nodes.r0n1.ports', []],
   ];
   for (const [message, path, value] of wrong) assert.match(faultOf([path, value]), message);
+  const byHttp = ['bmc.network', 'UefiHttp'] as const;
+  assert.equal(faultOf(byHttp), '');
+  assert.equal(faultOf(byHttp, ['boot.dnsmasq', undefined]), '', "the site's own DHCP answers");
+  assert.match(faultOf(byHttp, ['boot.dnsmasq.firmware', undefined]), /r0n1\.bmc\.network is UefiHttp, and .*missing/);
   const { images } = documented().hardware;
   const aoe = { ...images, transport: 'Aoe', aoe: { bridge: 'control', shelf: 0, diskBytes: 1 } };
   assert.equal(faultOf(['images', aoe]), '');
@@ -113,10 +117,25 @@ test('dnsmasq takes what is written for it, and a layout cannot smuggle a line i
   // Else a machine that asks again and again fills the disk.
   assert.match(config, /^quiet-dhcp\nquiet-ra\nquiet-tftp$/m);
   assert.match(config, /^dhcp-boot=tag:ipxe,tag:ctl1,http:\/\/10\.77\.1\.1:8080\/boot\.ipxe$/m);
-  writeFileSync(join(directory, 'dnsmasq.conf'), config);
-  execFileSync('dnsmasq', ['--test', `--conf-file=${join(directory, 'dnsmasq.conf')}`], { stdio: 'pipe' });
+  const isTaken = (text: string): void => {
+    writeFileSync(join(directory, 'dnsmasq.conf'), text);
+    execFileSync('dnsmasq', ['--test', `--conf-file=${join(directory, 'dnsmasq.conf')}`], { stdio: 'pipe' });
+  };
+  isTaken(config);
+  // What an iPXE was loaded by says nothing of what it is told.
+  assert.match(config, /^dhcp-boot=tag:!ipxe,tag:x64-http,tag:ctl1,http:\/\/10\.77\.1\.1:8080\/firmware\/x64\.efi$/m);
+  assert.match(config, /^dhcp-option-force=tag:!ipxe,tag:x64-http,option:vendor-class,HTTPClient$/m);
+  assert.doesNotMatch(config, /arm64/);
+  const { firmware } = layout;
+  assert.ok(firmware);
+  const both = dnsmasqConfig({ ...layout, firmware: { ...firmware, arm64: 'ipxe-arm64.efi' } });
+  assert.match(both, /^dhcp-boot=tag:!ipxe,tag:arm64,tag:ctl0,ipxe-arm64\.efi$/m);
+  assert.match(both, /^dhcp-boot=tag:!ipxe,tag:arm64-http,tag:ctl0,http:\/\/10\.77\.0\.1:8080\/firmware\/arm64\.efi$/m);
+  isTaken(both);
   const [first, ...rest] = layout.control;
   assert.ok(first);
   const evil = { ...layout, control: [{ ...first, boot: 'http://a/\ndhcp-script=/bin/sh' }, ...rest] };
   assert.throws(() => dnsmasqConfig(evil), /the DHCP layout is wrong: .* is no URL/s);
+  const evilLoaders = { ...layout, control: [{ ...first, loaders: 'http://a/\ndhcp-script=/bin/sh' }, ...rest] };
+  assert.throws(() => dnsmasqConfig(evilLoaders), /the DHCP layout is wrong: .* is no URL/s);
 });
