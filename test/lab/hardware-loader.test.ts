@@ -62,12 +62,12 @@ async function bootsByLoader(t: TestContext, network: NonNullable<SiteShape['net
 
 test(
   'firmware without an iPXE loads one by TFTP, and the quote is right where the loader is named',
-  labOptions(500, 'swtpm', 'python3'),
+  labOptions(600, 'swtpm', 'python3'),
   (t) => bootsByLoader(t, 'Pxe', /NBP filename is ipxe\.efi/),
 );
 
 test(
   'firmware that its BMC tells to boot by HTTP is told an iPXE on the boot server, and the quote is right where the loader is named',
-  labOptions(500, 'swtpm', 'python3'),
+  labOptions(600, 'swtpm', 'python3'),
   (t) => bootsByLoader(t, 'UefiHttp', /URI: http:\/\/10\.77\.\d+\.\d+:8080\/firmware\/x64\.efi/),
 );

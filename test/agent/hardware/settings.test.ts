@@ -8,6 +8,7 @@ import { test } from 'node:test';
 import { Ajv } from 'ajv';
 import { parse } from 'yaml';
 import { dnsmasqConfig } from '../../../agent/drivers/boot/dnsmasq.ts';
+import { checkLoaders } from '../../../agent/drivers/boot/loaders.ts';
 import { dhcpLayout } from '../../../agent/drivers/hardware/dhcp.ts';
 import { withPaths } from '../../../agent/drivers/hardware/paths.ts';
 import {
@@ -102,6 +103,21 @@ test('a secret cannot stand in the section', () => {
   const validate = new Ajv({ allErrors: true }).compile(hardwareSchema);
   const bmc = { ...hardware.bmc, password: 'x' };
   assert.equal(validate({ ...hardware, bmc }), false);
+});
+
+test('a loader that the boot server could not send is named', (t) => {
+  const root = mkdtempSync(join(tmpdir(), 'loaders-'));
+  t.after(() => rmSync(root, { recursive: true }));
+  const firmware = { root, bios: 'undionly.kpxe', uefi: 'snponly.efi' };
+  assert.throws(() => checkLoaders(firmware), /firmware: \S+\/snponly\.efi, the iPXE for x64, is not there$/);
+  writeFileSync(join(root, 'snponly.efi'), '');
+  assert.throws(() => checkLoaders(firmware), /is no file of 1 byte to 32 MiB$/);
+  writeFileSync(join(root, 'snponly.efi'), 'MZ');
+  checkLoaders(firmware);
+  assert.throws(
+    () => checkLoaders({ ...firmware, arm64: 'arm64.efi' }),
+    /arm64\.efi, the iPXE for arm64, is not there$/,
+  );
 });
 
 test('dnsmasq takes what is written for it, and a layout cannot smuggle a line into it', needs('dnsmasq'), (t) => {

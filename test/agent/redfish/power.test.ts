@@ -61,6 +61,17 @@ describe('a BMC that behaves', sideBySide, () => {
     assert.deepEqual(bench.machine.boots, ['Pxe', 'Pxe', 'Pxe', 'Hdd']);
   });
 
+  test('firmware that boots by HTTP is told to, where its BMC has the target', async (t) => {
+    const endpoint = { network: 'UefiHttp' } as const;
+    const hasTarget = await labBench(t, { endpoint, hardware: { ...testHardware, bootsByHttp: true } });
+    await hasTarget.known();
+    assert.equal((await hasTarget.order('Network')).status, 'Done');
+    assert.deepEqual(hasTarget.machine.bootOverride, { target: 'UefiHttp', enabled: 'Continuous' });
+    const hasNone = await labBench(t, { endpoint });
+    await hasNone.known();
+    assert.match((await hasNone.order('Network')).error ?? '', /its boot override has no target UefiHttp/);
+  });
+
   test('the button is pressed once, and that is all its change says', async (t) => {
     const bench = await labBench(t);
     await bench.known();
