@@ -25,7 +25,7 @@ import {
   timeFactor,
 } from './cli/arguments.ts';
 import type { ControllerFlags } from './cli/controller.ts';
-import type { ImageContext, PackFlags } from './cli/image.ts';
+import type { ImageContext, PackFlags, ServerFlags, VerifyFlags } from './cli/image.ts';
 import type { LabFlags } from './cli/lab.ts';
 import type { StandaloneContext, StandaloneFlags } from './cli/standalone.ts';
 import { addEnrolCommands, addTrustedImageCommands } from './cli/trust-commands.ts';
@@ -316,6 +316,10 @@ async function image(
   }
 }
 
+/** Commander keeps an option's state: each command gets one of its own. */
+const imageAuthorities = (): Option =>
+  new Option('--ca <file>', 'authorities (PEM) to believe an https:// server by, in place of those that Node knows');
+
 const images = program
   .command('image')
   .description('Make, read and check the digest trees by which racks verify images block by block.');
@@ -333,8 +337,11 @@ images
   .command('inspect')
   .description('Show what a digest tree says of its image.')
   .argument('<image>', 'file or https:// address of the image or of its tree')
+  .addOption(imageAuthorities())
   .addHelpText('after', examples('bitvisor-operator image inspect https://images.example/rocky-9.4.raw'))
-  .action((place: string) => image(({ runImageInspect }, context) => runImageInspect(place, context)));
+  .action((place: string, flags: ServerFlags) =>
+    image(({ runImageInspect }, context) => runImageInspect(place, flags, context)),
+  );
 
 images
   .command('verify')
@@ -345,8 +352,9 @@ images
     'spec.image.sha256 of an environment (default: that of the tree beside the image)',
     sha256,
   )
+  .addOption(imageAuthorities())
   .addHelpText('after', examples('bitvisor-operator image verify rocky-9.4.raw --digest 9f86d081...'))
-  .action((place: string, flags: { digest?: string }) =>
+  .action((place: string, flags: VerifyFlags) =>
     image(({ runImageVerify }, context) => runImageVerify(place, flags, context)),
   );
 

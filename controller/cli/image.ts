@@ -3,6 +3,8 @@
  *
  * Invariant: standard output holds results alone; progress goes to standard error, and only to a terminal.
  */
+import { X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import type { Agent } from 'undici';
 import { treeSuffix } from '../../agent/image/acquire.ts';
 import { FileOrigin, type Origin, OriginError, pathOfFileUrl } from '../../agent/image/origin.ts';
@@ -26,6 +28,16 @@ export interface ImageContext {
 export interface PackFlags {
   readonly blockSize: number;
   readonly force?: true;
+}
+
+/** How a server of images is believed. */
+export interface ServerFlags {
+  /** PEM file of authorities, in place of those that Node knows. */
+  readonly ca?: string;
+}
+
+export interface VerifyFlags extends ServerFlags {
+  readonly digest?: string;
 }
 
 const progressEveryMs = 200;
@@ -70,8 +82,20 @@ function originAt(place: string, dispatcher: Agent): Origin {
   return new FileOrigin(path);
 }
 
-async function withOrigin<T>(place: string, work: (origin: Origin) => Promise<T>): Promise<T> {
-  const dispatcher = httpDispatcher();
+/** @throws CliError when the file holds no certificate: each server would be refused, and for another reason */
+function authorities(file: string): string {
+  try {
+    const pem = readFileSync(file, 'utf8');
+    new X509Certificate(pem);
+    return pem;
+  } catch (error) {
+    const why = error instanceof Error && 'syscall' in error ? error.message : 'it holds no certificate in PEM';
+    throw new CliError(`--ca ${file}: ${oneLine(why)}`);
+  }
+}
+
+async function withOrigin<T>(place: string, { ca }: ServerFlags, work: (origin: Origin) => Promise<T>): Promise<T> {
+  const dispatcher = httpDispatcher(ca === undefined ? {} : { caPem: authorities(ca) });
   try {
     return await told(async () => work(originAt(place, dispatcher)));
   } finally {
@@ -106,8 +130,8 @@ export async function runImagePack(path: string, flags: PackFlags, context: Imag
 }
 
 /** @param place of an image or of its tree. @returns the exit code */
-export function runImageInspect(place: string, { print, signal }: ImageContext): Promise<number> {
-  return withOrigin(place, async (origin) => {
+export function runImageInspect(place: string, flags: ServerFlags, { print, signal }: ImageContext): Promise<number> {
+  return withOrigin(place, flags, async (origin) => {
     const { tree, digest } = await readTree(place.endsWith(treeSuffix) ? origin : origin.beside(treeSuffix), signal);
     const { layout, descriptor } = tree;
     let zeroBlocks = 0;
@@ -138,10 +162,10 @@ async function treeFor(
 }
 
 /** @returns the exit code: 1 when the image is not what the digest names */
-export function runImageVerify(place: string, flags: { digest?: string }, context: ImageContext): Promise<number> {
+export function runImageVerify(place: string, flags: VerifyFlags, context: ImageContext): Promise<number> {
   const { print, signal } = context;
   const onProgress = progressLine(context, 'verifying');
-  return withOrigin(place, async (origin) => {
+  return withOrigin(place, flags, async (origin) => {
     const facts = await treeFor(origin, flags.digest, signal);
     if (facts === undefined) {
       const found = await hashWhole(origin, { signal, onProgress });

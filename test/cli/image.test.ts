@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { descriptorBytes, digestOf } from '../../agent/image/tree.ts';
 import { mib, noise, startOrigin } from '../agent/image/support.ts';
+import { sharedCa } from '../support/agent-network.ts';
 import { run } from './program.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'bitvisor-image-'));
@@ -42,6 +43,23 @@ test('what pack prints names the image for inspect, verify and a server', async 
   const remote = await run('image', 'verify', `${origin.url}/a.raw`, '--digest', digest);
   assert.equal(remote.code, 0, remote.stdout + remote.stderr);
   assert.equal((await run('image', 'inspect', `${origin.url}/a.raw`)).stdout, inspected.stdout);
+});
+
+test('an https:// server is believed by the authority that is named, and not without it', async (t) => {
+  const file = imageFile('behind-tls.raw');
+  assert.equal((await run('image', 'pack', file)).code, 0);
+  const ca = await sharedCa();
+  const files = { '/a.raw': readFileSync(file), '/a.raw.fsverity': readFileSync(`${file}.fsverity`) };
+  const origin = await startOrigin(files, await ca.issue('images', ['localhost']));
+  t.after(() => origin.stop());
+  writeFileSync(path('images.crt'), ca.caPem);
+  for (const command of ['inspect', 'verify']) {
+    const believed = await run('image', command, `${origin.url}/a.raw`, '--ca', path('images.crt'));
+    assert.equal(believed.code, 0, believed.stdout + believed.stderr);
+    const refused = await run('image', command, `${origin.url}/a.raw`);
+    assert.equal(refused.code, 1);
+    assert.match(refused.stderr, /^error: https:\/\/localhost:\d+\/a\.raw\.fsverity: .*certificate/);
+  }
 });
 
 test('an image that is not what the digest names is found out, and where', async () => {
@@ -87,6 +105,19 @@ const mistakes: readonly [string, () => string[], RegExp][] = [
   ],
   ['a block size that is none', () => ['pack', '--block-size', '5Ki', 'x'], /'--block-size <size>'.*power of two/],
   ['a digest that is none', () => ['verify', '--digest', 'abc', 'x'], /'--digest <sha256>'.*64 lower-case/],
+  [
+    'a file of authorities that holds none',
+    () => {
+      writeFileSync(path('no.crt'), 'no certificate');
+      return ['verify', '--ca', path('no.crt'), 'https://localhost:1/a.raw'];
+    },
+    /^error: --ca \S+no\.crt: it holds no certificate in PEM$/m,
+  ],
+  [
+    'a file of authorities that is not there',
+    () => ['inspect', '--ca', path('none.crt'), 'https://localhost:1/a.raw'],
+    /^error: --ca \S+none\.crt: ENOENT/m,
+  ],
   ['an image without a tree', () => ['verify', imageFile('treeless.raw')], /treeless\.raw\.fsverity does not exist/],
   ['a server that is not there', () => ['inspect', 'http://127.0.0.1:1/a.raw'], /127\.0\.0\.1:1/],
   ['a tree that is none', () => ['inspect', imageFile('x.fsverity')], /no digest tree of version 1|no tree/],
