@@ -333,18 +333,14 @@ const bad: readonly (readonly [rule: number, what: string, make: (history: Histo
   [
     10,
     'a guest that got what another tenant has for the hypervisor, behind a BMC that lies',
-    (history) => asksFor(history, { lies: true, allocation: 'two' }),
+    (history) => asksFor(history, { lies: 'Off', allocation: 'two' }),
   ],
   [
     10,
     'a guest that got what another machine of its tenant has for the hypervisor, behind a BMC that lies',
-    (history) => asksFor(history, { lies: true, hostname: 'n1' }),
+    (history) => asksFor(history, { lies: 'order', hostname: 'n1' }),
   ],
-  [
-    10,
-    'a guest that got what its own next boot has for the hypervisor',
-    (history) => asksFor(history, { lies: false }),
-  ],
+  [10, 'a guest that got what its own next boot has for the hypervisor', (history) => asksFor(history, {})],
   [
     10,
     'secrets left behind',
@@ -390,17 +386,20 @@ function tookOver(history: History): () => void {
 }
 
 /** The guest asks the boot server while the next epoch, of this allocation, is about to boot. */
-function asksFor(history: History, { lies = false, allocation = 'one', hostname = 'n0' }): void {
+function asksFor(history: History, { lies = 'no', allocation = 'one', hostname = 'n0' }): void {
   history.runs();
-  if (lies) history.happens('fault', { kind: 'bmcLiesOff' });
+  if (lies === 'Off') history.happens('fault', { kind: 'bmcLiesOff' });
+  if (lies === 'order') history.happens('order', { to: 'Disk', shown: 'Network' });
   history.accepts('isolate', 3, { allocation });
   history.happens('secrets', { to: 'Guest', epoch: 3, hostname });
 }
 
-test('behind a BMC that said Off of it a guest may find what its own next boot is given', () => {
-  const history = new History();
-  asksFor(history, { lies: true });
-  assert.deepEqual(history.broken(), []);
+test('behind a BMC that said Off of it, or shows another boot order, a guest may find what its own next boot is given', () => {
+  for (const lies of ['Off', 'order']) {
+    const history = new History();
+    asksFor(history, { lies });
+    assert.deepEqual(history.broken(), []);
+  }
 });
 
 function reimages(history: History): void {

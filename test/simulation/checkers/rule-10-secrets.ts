@@ -10,12 +10,18 @@ import type { Truth } from '../truth.ts';
 import type { Checker, Report } from './checker.ts';
 
 /**
- * A BMC that said Off of a guest that ran on: what the safety page says of such a machine. Until the machine boots its guest finds what is
- * there for the next boot of its own tenant, and nothing of anybody else.
+ * A BMC that said Off of a guest that ran on, or that shows a boot order by which its firmware does not boot: what the safety page says of such
+ * machines. Their guest finds what is there for the next boot of its own tenant, and nothing of anybody else.
  */
 function isItsOwn(truth: Truth, machine: MachineTruth, { hostname, epoch }: RoomEvent['detail']): boolean {
   const [owner, runs] = [machine.epochs.get(Number(epoch)), machine.guest?.owner];
-  if (!machine.offUntrue || hostname !== machine.name || owner === undefined || runs === undefined) return false;
+  if (
+    !(machine.offUntrue || machine.orderUntrue) ||
+    hostname !== machine.name ||
+    owner === undefined ||
+    runs === undefined
+  )
+    return false;
   return owner === runs || sameTenant(truth, owner, runs);
 }
 
