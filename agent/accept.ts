@@ -25,6 +25,7 @@ import {
   openEpoch,
   type Row,
   rememberedOperations,
+  saidAgain,
 } from './row.ts';
 
 export type RefusedReason = NonNullable<InstructionResult['reason']>;
@@ -45,20 +46,30 @@ export function accept(row: Row, readings: Readings, instruction: Instruction, t
   const inTerm: Row = { ...row, term };
   if (verb === 'inspect') return { row: inTerm };
   if (row.recent.includes(operationId)) {
-    const known = row.operation?.instruction;
-    return known?.operationId === operationId && known.verb !== verb
-      ? refuse(row, 'Conflict', `operation ${operationId} is a ${known.verb}, not a ${verb}`)
-      : { row: inTerm };
+    const other = difference(row, instruction);
+    return other === undefined ? { row: saidAgain(inTerm, operationId) } : refuse(row, 'Conflict', other);
   }
   const opened = epoch > row.epoch ? open(inTerm, readings, instruction) : ({ row: inTerm } satisfies Verdict);
   if (opened.refused !== undefined) return opened;
-  if (opened.row.operation?.status === 'Running' && !besideOthers.has(verb)) {
-    const running = opened.row.operation.instruction;
+  const { operation } = opened.row;
+  // One from before this agent's start has asked for nothing since, and another may take its place.
+  if (operation?.status === 'Running' && operation.resumed === undefined && !besideOthers.has(verb)) {
+    const running = operation.instruction;
     return refuse(row, 'Busy', `${running.verb} (operation ${running.operationId}) is running`);
   }
   const begun = begin(opened.row, readings, instruction, term);
   // A refused instruction leaves the row as it was: a newer epoch is in force only with an accepted instruction.
   return begun.refused === undefined ? begun : { ...begun, row };
+}
+
+/** What an instruction under an id that is known asks for beside what was asked for under it. */
+function difference({ operation, allocation }: Row, instruction: Instruction): string | undefined {
+  const { operationId, verb } = instruction;
+  const known = operation?.instruction;
+  if (known?.operationId === operationId && known.verb !== verb)
+    return `operation ${operationId} is a ${known.verb}, not a ${verb}`;
+  if ((verb !== 'isolate' && verb !== 'reimage') || instruction.args.allocation === allocation) return undefined;
+  return `operation ${operationId} was asked for before, and the node is of allocation ${allocation}, not ${instruction.args.allocation}`;
 }
 
 function open(row: Row, readings: Readings, instruction: Instruction): Verdict {

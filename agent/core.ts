@@ -5,7 +5,8 @@
  * 1. decide → write to the log → act → say: nothing is asked of a driver before the row that permits it is durable.
  * 2. Every change of an observation has the next sequence number; an observation equal to the last is not a change.
  * 3. A term higher than any before is durable before the first instruction under it is answered; it holds for all nodes.
- * 4. After a restart the boot nonce is new, the store id the same, and running operations go on from their rows.
+ * 4. After a restart the boot nonce is new, the store id the same, and running operations go on from their rows once they were
+ *    instructed again: a log that was restored to an older state asks for nothing by itself.
  */
 import { isDeepStrictEqual } from 'node:util';
 import type {
@@ -25,7 +26,7 @@ import { type Drivers, readNode } from './drivers/port.ts';
 import type { AgentLog } from './log.ts';
 import { type Act, failure } from './needs.ts';
 import { perform } from './perform.ts';
-import { freshRow, observationOf, type Row } from './row.ts';
+import { freshRow, observationOf, type Row, resumedRow } from './row.ts';
 
 /** A log that cannot be written is tried again after this time; until then nothing is done. */
 const logRetryMs = 1000;
@@ -77,7 +78,7 @@ export class AgentCore {
     this.#options = options;
     this.bootNonce = options.random.uuid();
     this.#highestTerm = options.log.highestTerm();
-    const rows = new Map(options.log.load().map((row) => [row.node, row]));
+    const rows = new Map(options.log.load().map((row) => [row.node, resumedRow(row)]));
     for (const node of options.nodes) {
       const row = rows.get(node) ?? freshRow(node);
       const entry: Entry = {

@@ -7,12 +7,13 @@
  * 2. `guestStarted` is true in the row that comes with the act that lets the boot server answer with the VMM; the certificate
  *    is gone from it.
  * 3. Nothing is asked for while an earlier change of the same kind is pending.
+ * 4. What was under way when the agent started may be found done or failed, and asks for nothing before it was instructed again.
  */
 import type { Certificate, Failure } from '../controller/api/protocol.generated.ts';
 import type { MachineFacts, Readings } from './drivers/port.ts';
 import { type Act, type Context, failure, limits, met, type Outcome, powerIs, waitFor } from './needs.ts';
 import { reclaimStep } from './reclaim.ts';
-import { copyComplete, notAttested, type Row, type RowOperation } from './row.ts';
+import { copyComplete, isAsking, notAttested, type Row, type RowOperation } from './row.ts';
 import {
   closeStrayed,
   devirtualizeStep,
@@ -79,8 +80,9 @@ function absorb(row: Row, { machine, vmm }: Readings): Row {
 function stepIsolation(ctx: Context): void {
   const { isolation } = ctx.row;
   if (isolation?.status !== 'Running') return;
-  const outcome = isolateStep(ctx, isolation);
-  if (outcome.kind === 'Waiting') return;
+  const outcome = onceSaid(ctx, isolation, (trial) => isolateStep(trial, isolation));
+  if (outcome === undefined) awaitWord(ctx, isolation.operationId);
+  if (outcome === undefined || outcome.kind === 'Waiting') return;
   const status = outcome.kind === 'Met' ? 'Done' : 'Failed';
   ctx.row = { ...ctx.row, isolation: { ...isolation, status } };
   if (ctx.row.operation?.instruction.operationId !== isolation.operationId) return;
@@ -90,9 +92,31 @@ function stepIsolation(ctx: Context): void {
 function stepOperation(ctx: Context): void {
   const { operation } = ctx.row;
   if (operation?.status !== 'Running') return;
-  const outcome = stepOf(ctx, operation);
-  if (outcome.kind === 'Met') finish(ctx, undefined);
-  if (outcome.kind === 'Failed') finish(ctx, outcome.failure);
+  const outcome = onceSaid(ctx, operation, (trial) => stepOf(trial, operation));
+  if (outcome === undefined) awaitWord(ctx, operation.instruction.operationId);
+  if (outcome?.kind === 'Met') finish(ctx, undefined);
+  if (outcome?.kind === 'Failed') finish(ctx, outcome.failure);
+}
+
+/** Steps what nobody needs to say again; undefined: there is something to ask for, and that waits. */
+function onceSaid(
+  ctx: Context,
+  { resumed }: { readonly resumed?: unknown },
+  step: (ctx: Context) => Outcome,
+): Outcome | undefined {
+  if (resumed === undefined) return step(ctx);
+  const trial: Context = { ...ctx, acts: [], waits: [] };
+  const outcome = step(trial);
+  if (trial.acts.length > 0) return undefined;
+  ctx.row = trial.row;
+  ctx.waits.push(...trial.waits);
+  return outcome;
+}
+
+function awaitWord(ctx: Context, operationId: string): void {
+  const { operation } = ctx.row;
+  if (operation?.instruction.operationId !== operationId || operation.resumed === 'Awaited') return;
+  ctx.row = { ...ctx.row, operation: { ...operation, resumed: 'Awaited' } };
 }
 
 function stepOf(ctx: Context, operation: RowOperation): Outcome {
@@ -134,7 +158,7 @@ function noticeSilence(ctx: Context): void {
   const { vmm, epoch } = readings.vmm;
   const expected = row.kind === 'Tenancy' && row.mapSeen && !row.commitSent && !row.preparing;
   const heard = vmm === 'Resident' && epoch === row.epoch;
-  if (!expected || heard || row.operation?.status === 'Running') {
+  if (!expected || heard || isAsking(row)) {
     const { silent, ...rest } = row;
     if (silent === true && (heard || !expected)) ctx.row = rest;
     return;

@@ -29,6 +29,8 @@ export interface RowOperation {
   readonly failure?: Failure;
   /** Operations with a point of no return have two phases: what precedes it, and what follows. */
   readonly phase: 'Preparing' | 'Acting';
+  /** It was under way when the agent started: it asks for nothing until it is instructed again. `Awaited`: there is something to ask for. */
+  readonly resumed?: 'Unsaid' | 'Awaited';
 }
 
 export interface Isolation {
@@ -36,6 +38,8 @@ export interface Isolation {
   readonly domain: string;
   readonly egress: Egress;
   readonly status: Operation['status'];
+  /** As of an operation. */
+  readonly resumed?: 'Unsaid';
 }
 
 export interface Row {
@@ -109,6 +113,37 @@ export function freshRow(node: string): Row {
     reclaim: nothingReclaimed,
     recent: [],
   };
+}
+
+/** The row as an agent that starts goes on from it: its log may be of a time before the last instructions, and nobody says so. */
+export function resumedRow(row: Row): Row {
+  const { operation, isolation } = row;
+  return {
+    ...row,
+    ...(operation?.status === 'Running' ? { operation: { ...operation, resumed: 'Unsaid' } } : {}),
+    ...(isolation?.status === 'Running' ? { isolation: { ...isolation, resumed: 'Unsaid' } } : {}),
+  };
+}
+
+/** The row once this operation was instructed again. */
+export function saidAgain(row: Row, operationId: string): Row {
+  const { operation, isolation } = row;
+  const isOperation = operation?.resumed !== undefined && operation.instruction.operationId === operationId;
+  const isIsolation = isolation?.resumed !== undefined && isolation.operationId === operationId;
+  if (!isOperation && !isIsolation) return row;
+  return {
+    ...row,
+    ...(isOperation ? { operation: withoutDoubt(operation) } : {}),
+    ...(isIsolation ? { isolation: withoutDoubt(isolation) } : {}),
+  };
+}
+
+/** Whether an operation is under way that may ask for changes. */
+export const isAsking = ({ operation }: Row): boolean =>
+  operation?.status === 'Running' && operation.resumed !== 'Awaited';
+
+function withoutDoubt<T extends { readonly resumed?: unknown }>({ resumed: _over, ...rest }: T): Omit<T, 'resumed'> {
+  return rest;
 }
 
 /** The row at the begin of a newer epoch: what belongs to the machine stays, what belongs to the epoch starts over. */
@@ -206,13 +241,14 @@ function recordOf(row: Row): NodeRecord {
 }
 
 function operationOf(operation: RowOperation): Operation {
-  const { instruction, term, status, failure } = operation;
+  const { instruction, term, status, failure, resumed } = operation;
   return {
     id: instruction.operationId,
     verb: instruction.verb,
     term,
     epoch: instruction.epoch,
     status,
+    ...(status === 'Running' && resumed === 'Awaited' ? { awaitsWord: true } : {}),
     ...(failure === undefined ? {} : { failure }),
   };
 }

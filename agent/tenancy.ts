@@ -30,7 +30,7 @@ import {
   vmmChange,
   waitFor,
 } from './needs.ts';
-import { type Isolation, isolated, isPrepared, notWiped, type Row, type RowOperation } from './row.ts';
+import { type Isolation, isAsking, isolated, isPrepared, notWiped, type Row, type RowOperation } from './row.ts';
 
 export function isolateStep(ctx: Context, isolation: Isolation): Outcome {
   const { commitSent, guestStarted } = ctx.row;
@@ -71,8 +71,10 @@ export function keepControlPort(ctx: Context): void {
  */
 function controlDomain(row: Row, { power, images, vmm }: Readings): 'closed' | 'provisioning' | undefined {
   const isTenancy = row.kind === 'Tenancy';
-  const idle = row.operation?.status !== 'Running';
-  if (isTenancy && row.commitSent && idle) return 'closed';
+  const idle = !isAsking(row);
+  // While nobody says whether the hypervisor left, the port must be able to speak: that it does not is how it is known.
+  const isOver = row.operation?.status !== 'Running' || (idle && vmm.vmm === 'Absent');
+  if (isTenancy && row.commitSent && isOver) return 'closed';
   const mayRun = row.guestStarted || row.kind === 'None';
   if (!mayRun || vmm.vmm !== 'Absent' || vmm.trusted.up) return undefined;
   const nothingServed = images.serving === 'Nothing' && images.servingChange?.status !== 'Pending';
@@ -92,7 +94,8 @@ const strayMs = 30_000;
 export function closeStrayed(ctx: Context): void {
   const { row, readings } = ctx;
   const { ports, dataChange } = readings.fabric;
-  const isMoving = row.isolation?.status === 'Running' || dataChange?.status === 'Pending';
+  const isolates = row.isolation?.status === 'Running' && row.isolation.resumed === undefined;
+  const isMoving = isolates || dataChange?.status === 'Pending';
   if (!row.guestStarted || isMoving || !ports.some((port) => hasStrayed(port, row))) return;
   const token = `${row.node}.${row.epoch}/keep/quarantine`;
   if (!ctx.expired.has(token)) waitFor(ctx, token, strayMs, () => met);
@@ -114,7 +117,7 @@ export function keepServing(ctx: Context): void {
   const { row, readings } = ctx;
   const { power, images, vmm } = readings;
   const streams = row.kind === 'Tenancy' && row.mapSeen && row.plan !== undefined && !row.commitSent && !row.preparing;
-  if (!streams || vmm.vmm !== 'Absent' || row.operation?.status === 'Running') return;
+  if (!streams || vmm.vmm !== 'Absent' || isAsking(row)) return;
   const isBare = power.state === 'On' && power.order === 'Disk';
   const returns = power.state === 'Off' && power.order === 'Network';
   if (!isBare && !returns) return;

@@ -403,6 +403,10 @@ export interface Operation {
    * Running until its effect was observed.
    */
   status: 'Running' | 'Done' | 'Failed' | 'Cancelled';
+  /**
+   * It was under way when the agent started, and goes on once it is instructed again under its id.
+   */
+  awaitsWord?: true;
   failure?: Failure;
 }
 /**

@@ -165,7 +165,9 @@ export function nextAction(
   }
   if (nowMs < attempts.notBefore) return { attempts, action: { kind: 'wait', ms: attempts.notBefore - nowMs } };
   const forgotten = operation === undefined && nowMs - attempts.notBefore >= forgottenMs;
-  if (operation !== undefined || (attempts.sent === 'Accepted' && !forgotten)) {
+  // Its agent started anew: it goes on with what it finds in its log once that is asked for again, under the same id.
+  const awaitsWord = operation?.status === 'Running' && operation.awaitsWord === true;
+  if (!awaitsWord && (operation !== undefined || (attempts.sent === 'Accepted' && !forgotten))) {
     const started: Attempts =
       attempts.sent === 'No' ? { ...attempts, sent: 'Accepted', attemptStartedAt: nowMs } : attempts;
     const left = deadlineMs > 0 ? Math.max(1_000, deadlineMs - ageMs) : 60_000;
@@ -173,7 +175,7 @@ export function nextAction(
   }
   const sending: Attempts = {
     ...attempts,
-    attempt: attempts.sent === 'Accepted' ? attempts.attempt + 1 : attempts.attempt,
+    attempt: attempts.sent === 'Accepted' && !awaitsWord ? attempts.attempt + 1 : attempts.attempt,
     sent: 'Sent',
     attemptStartedAt: attempts.sent === 'No' ? nowMs : attempts.attemptStartedAt,
     notBefore: nowMs + resendMs,

@@ -56,6 +56,18 @@ test('a machine that a tenant used takes no other tenant, and nobody else takes 
     assert.equal(room.seen().record.ended, false);
   }));
 
+test('an id that was used for one allocation is not accepted for another', () =>
+  inRoom(async (room) => {
+    await room.runAll(enrolment, 1);
+    const isolate = (domain: string, allocation: string): string | undefined =>
+      room.give(steps.isolate(domain, allocation), { epoch: 2, id: 'isolate' }).reason;
+    assert.equal(isolate('alloc-1', 'uid-1'), undefined);
+    assert.equal(isolate('alloc-1', 'uid-1'), undefined);
+    assert.equal(isolate('alloc-2', 'uid-2'), 'Conflict');
+    await room.clock.advance(1);
+    assert.equal(room.seen().record.allocation, 'uid-1');
+  }));
+
 test('reimage waits for isolation that was read back, not for one that was asked for', () =>
   inRoom(async (room) => {
     await room.runAll(enrolment, 1);
@@ -277,7 +289,7 @@ test('power that comes back under a tenancy boots the same epoch, and isolation 
     assert.equal(room.events('imaged').length, 1);
   }));
 
-test('an instruction that comes once more, late, is accepted and not carried out again', () =>
+test('an instruction that comes once more, late, is not carried out again', () =>
   inRoom(async (room) => {
     await room.runAll(enrolment.slice(0, 3), 1);
     const wipe = { epoch: 1, id: 'wipe' };
@@ -293,12 +305,13 @@ test('an instruction that comes once more, late, is accepted and not carried out
     await room.runAll([steps.check], 1);
     await room.runAll(tenancy.slice(0, 1), 2);
     const [first, later] = [steps.isolate(), steps.isolate('alloc-2', 'uid-2')];
-    for (const [step, id] of [
-      [first, 'first'],
-      [later, 'later'],
-      [first, 'first'],
+    for (const [step, id, result] of [
+      [first, 'first', 'Accepted'],
+      [later, 'later', 'Accepted'],
+      [later, 'later', 'Accepted'],
+      [first, 'first', 'Refused'],
     ] as const) {
-      assert.equal(room.give(step, { epoch: 2, id }).result, 'Accepted');
+      assert.equal(room.give(step, { epoch: 2, id }).result, result);
       await room.clock.advance(60_000);
     }
     const domains = room.seen().ports.filter(({ role }) => role === 'Data');

@@ -7,7 +7,7 @@ import { openSqliteRackStore, readRackHistory } from '../../agent/drivers/simula
 import { MemoryLog, openSqliteLog } from '../../agent/log.ts';
 import type { Row } from '../../agent/row.ts';
 import type { Instruction } from '../../controller/api/protocol.generated.ts';
-import { AgentRoom, enrolment, steps, type TestStep, tenancy } from '../support/agent-room.ts';
+import { AgentRoom, enrolment, environment, steps, type TestStep, tenancy } from '../support/agent-room.ts';
 
 interface Planned {
   readonly step: TestStep;
@@ -170,6 +170,69 @@ test('an agent whose log went back to an isolate that ran opens no control port 
   room.close();
 });
 
+for (const [what, isUpdate] of [
+  ['a first image', false],
+  ['an update', true],
+] as const) {
+  test(`an agent whose log went back to ${what} that was being made leaves the guest that runs by now alone`, async () => {
+    const log = new MemoryLog('store-1', 'Manual');
+    const room = new AgentRoom({ nodes: ['n0'], log });
+    await room.runAll(enrolment, 1);
+    await room.runAll(isUpdate ? tenancy : tenancy.slice(0, 1), 2);
+    const epoch = isUpdate ? 3 : 2;
+    if (isUpdate) await room.runAll(tenancy.slice(0, 1), epoch);
+    room.give(steps.reimage(environment('r2')), { epoch, id: 'reimage' });
+    await room.clock.advance(1);
+    log.flush();
+    await room.clock.runUntil(() => room.seen().operation?.status === 'Done');
+    await room.runAll(tenancy.slice(2), epoch);
+    const imaged = room.events('imaged').length;
+    log.crash();
+    room.restartAgent();
+    await room.clock.advance(24 * 3_600_000);
+    assert.deepEqual([room.seen().operation?.id, room.seen().operation?.awaitsWord], ['reimage', true]);
+    const { power, stage } = room.rack.truth('n0');
+    assert.deepEqual([power, stage, room.events('imaged').length], ['On', 'BareMetal', imaged]);
+    room.close();
+  });
+}
+
+test('an agent that starts goes on with what was under way once it is asked for again, under its id', async () => {
+  const room = new AgentRoom({ nodes: ['n0'] });
+  await room.runAll(enrolment, 1);
+  await room.runAll(tenancy.slice(0, 1), 2);
+  room.give(steps.reimage(), { epoch: 2, id: 'reimage' });
+  room.restartAgent();
+  await room.clock.advance(60_000);
+  assert.equal(room.seen().operation?.awaitsWord, true);
+  room.give(steps.reimage(), { epoch: 2, id: 'reimage' });
+  await room.clock.runUntil(() => room.seen().operation?.status === 'Done');
+  assert.equal(room.events('imaged').length, 1);
+  room.close();
+});
+
+test('an agent whose log went back to an isolate takes no port of the tenant that has the machine by now', async () => {
+  const log = new MemoryLog('store-1', 'Manual');
+  const room = new AgentRoom({ nodes: ['n0'], log });
+  await room.runAll(enrolment, 1);
+  room.give(steps.isolate(), { epoch: 2, id: 'isolate' });
+  log.flush();
+  await room.clock.runUntil(() => room.seen().operation?.status === 'Done');
+  await room.runAll([steps.drain(), ...enrolment], 3);
+  await room.runAll([steps.isolate('alloc-2', 'uid-2'), steps.reimage(environment(), 'uid-2')], 4);
+  log.crash();
+  room.restartAgent();
+  await room.clock.advance(3_600_000);
+  assert.deepEqual(
+    room
+      .seen()
+      .ports.filter(({ role }) => role === 'Data')
+      .map(({ domain }) => domain),
+    ['alloc-2', 'alloc-2'],
+  );
+  room.close();
+});
+
 /** Its process dies once "commit sent" is durable, before anything is done about it. */
 class DiesBehindCommit extends MemoryLog {
   dies = true;
@@ -185,12 +248,13 @@ test('a boot order that a tenant turns while the agent is dead is put right befo
   const room = new AgentRoom({ nodes: ['n0'], log });
   await room.runAll(enrolment, 1);
   await room.runAll(tenancy.slice(0, 3), 2);
-  room.give(steps.commit, { epoch: 2 });
+  room.give(steps.commit, { epoch: 2, id: 'commit' });
   await room.clock.advance(10);
   assert.deepEqual([log.load()[0]?.commitSent, room.events('devirtualized').length], [true, 0]);
   room.rack.faults.inject('setsOrder', { node: 'n0' });
   log.dies = false;
   room.restartAgent();
+  room.give(steps.commit, { epoch: 2, id: 'commit' });
   await room.clock.runUntil(() => room.seen().operation?.status === 'Done');
   assert.equal(room.events('devirtualized').at(-1)?.order, 'Disk');
   assert.equal(room.seen().ports.find(({ role }) => role === 'Control')?.domain, 'closed');

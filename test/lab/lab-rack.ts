@@ -27,7 +27,7 @@ import { systemClock as clock } from '../../controller/runtime/clock.ts';
 import { systemRandom as random } from '../../controller/runtime/random.ts';
 import type { TestStep } from '../support/agent-room.ts';
 import { until } from '../support/until.ts';
-import { RackAgent } from './rack-agent.ts';
+import { type Given, RackAgent } from './rack-agent.ts';
 
 export { until };
 
@@ -151,7 +151,7 @@ export class LabRack {
   #agent: RackAgent | undefined;
   /** Of the stand-in for a fabric: switches remember. */
   readonly #domains = new Map<string, string>();
-  readonly #operations = { count: 0 };
+  readonly #given: Given = new Map();
 
   constructor(options: LabRackOptions = {}) {
     this.#options = options;
@@ -177,7 +177,7 @@ export class LabRack {
     });
     const { drivers } = this.#rack;
     const { nodes, log } = this;
-    this.#agent = new RackAgent({ nodes, drivers, log, onError }, this.#operations);
+    this.#agent = new RackAgent({ nodes, drivers, log, onError }, this.#given);
   }
 
   async #power(

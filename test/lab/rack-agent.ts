@@ -8,11 +8,14 @@ import { systemRandom as random } from '../../controller/runtime/random.ts';
 import type { TestStep } from '../support/agent-room.ts';
 import { until } from '../support/until.ts';
 
+/** The instructions given, by their ids in order: agents that come after one another have them in common. */
+export type Given = Map<string, Instruction>;
+
 export class RackAgent {
   readonly #core: AgentCore;
-  readonly #operations: { count: number };
+  readonly #given: Given;
 
-  /** @param operations counts the instructions given; handed on to the agent that comes after this one */
+  /** @param given is handed on to the agent that comes after this one */
   constructor(
     options: {
       readonly nodes: readonly string[];
@@ -20,10 +23,10 @@ export class RackAgent {
       readonly log: AgentLog;
       readonly onError: (error: unknown) => void;
     },
-    operations = { count: 0 },
+    given: Given = new Map(),
   ) {
     this.#core = new AgentCore({ name: 'rack-0', version: 'test', ...options, clock, random });
-    this.#operations = operations;
+    this.#given = given;
   }
 
   seen(node = 'n0'): NodeObservation {
@@ -33,17 +36,21 @@ export class RackAgent {
   }
 
   give(step: TestStep, epoch: number, node = 'n0'): string {
-    const operationId = `op-${++this.#operations.count}`;
+    const operationId = `op-${this.#given.size + 1}`;
     const instruction = { operationId, node, epoch, ...step } as Instruction;
+    this.#given.set(operationId, instruction);
     const [result] = this.#core.instruct({ term: 1, instructions: [instruction] }).results;
     if (result?.result !== 'Accepted') throw new Error(`${step.verb}: ${result?.reason}: ${result?.message}`);
     return operationId;
   }
 
-  /** Waits until the operation is over; gives how it ended. */
+  /** Waits until the operation is over, which an agent that started meanwhile is told again; gives how it ended. */
   async ended(id: string, node = 'n0', limitMs = 60_000): Promise<NonNullable<NodeObservation['operation']>> {
     const over = (): NodeObservation['operation'] | undefined => {
       const { operation } = this.seen(node);
+      const given = this.#given.get(id);
+      if (operation?.id === id && operation.awaitsWord && given !== undefined)
+        this.#core.instruct({ term: 1, instructions: [given] });
       return operation?.id === id && operation.status !== 'Running' ? operation : undefined;
     };
     await until(`${id} on ${node} is over: ${JSON.stringify(this.seen(node))}`, () => over() !== undefined, limitMs);

@@ -18,7 +18,7 @@ import { systemRandom as random } from '../../controller/runtime/random.ts';
 import { steps, type TestStep } from '../support/agent-room.ts';
 import { until } from '../support/until.ts';
 import { certifiedRows } from './lab-rack.ts';
-import { RackAgent } from './rack-agent.ts';
+import { type Given, RackAgent } from './rack-agent.ts';
 import { tryInGuest } from './support/in-guest.ts';
 
 /** Of a trusted boot by UEFI, on a busy machine without hardware virtualization. */
@@ -29,7 +29,7 @@ export class WholeLab {
   readonly nodes: readonly string[];
   readonly log = new MemoryLog('store-1');
   readonly errors: unknown[] = [];
-  readonly #operations = { count: 0 };
+  readonly #given: Given = new Map();
   #opened: OpenedLab | undefined;
   #agent: RackAgent | undefined;
 
@@ -47,7 +47,7 @@ export class WholeLab {
     const onError = (error: unknown): void => void this.errors.push(error);
     this.#opened = await openLab(this.nodes, settings, { directory: this.rackDirectory, clock, random, onError });
     const { drivers } = this.#opened;
-    this.#agent = new RackAgent({ nodes: this.nodes, drivers, log: this.log, onError }, this.#operations);
+    this.#agent = new RackAgent({ nodes: this.nodes, drivers, log: this.log, onError }, this.#given);
   }
 
   get agent(): RackAgent {

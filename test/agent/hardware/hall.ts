@@ -52,6 +52,7 @@ export class Hall {
   #opened: OpenedHardware | undefined;
   #core: AgentCore | undefined;
   #operations = 0;
+  readonly #given = new Map<string, Instruction>();
   #wake = (): void => {};
 
   private constructor(
@@ -188,14 +189,19 @@ export class Hall {
   give(step: TestStep, epoch: number): string {
     const operationId = `op-${++this.#operations}`;
     const instruction = { operationId, node, epoch, ...step } as Instruction;
+    this.#given.set(operationId, instruction);
     const [answer] = this.core.instruct({ term: 1, instructions: [instruction] }).results;
     if (answer?.result !== 'Accepted') throw new Error(`${step.verb}: ${answer?.reason}: ${answer?.message}`);
     return operationId;
   }
 
+  /** An agent that started meanwhile is told again. */
   async ended(id: string): Promise<string> {
     await this.until(`${id} ended`, () => {
       const { operation } = this.seen();
+      const given = this.#given.get(id);
+      if (operation?.id === id && operation.awaitsWord && given !== undefined)
+        this.core.instruct({ term: 1, instructions: [given] });
       return operation?.id === id && operation.status !== 'Running';
     });
     const { operation } = this.seen();

@@ -90,8 +90,8 @@ const isolation: readonly Mutant[] = [
 
       edit(
         accept,
-        "if (opened.row.operation?.status === 'Running' && !besideOthers.has(verb)) {",
-        "if (opened.row.operation?.status === 'Running' && opened.row.operation.instruction.verb !== 'isolate') {",
+        "if (operation?.status === 'Running' && operation.resumed === undefined && !besideOthers.has(verb)) {",
+        "if (operation?.status === 'Running' && operation.instruction.verb !== 'isolate') {",
       ),
       edit(
         accept,

@@ -2,6 +2,7 @@
 import { edit, type Mutant } from './mutant.ts';
 
 const accept = 'agent/accept.ts';
+const core = 'agent/core.ts';
 const decide = 'agent/decide.ts';
 const reclaim = 'agent/reclaim.ts';
 const tenancy = 'agent/tenancy.ts';
@@ -39,6 +40,13 @@ const refusals: readonly Mutant[] = [
       ),
     ],
     test: { file: 'test/agent/trusted-boots.test.ts', name: 'nothing counts without the token of this very boot' },
+  },
+  {
+    name: 'goes-on-unasked',
+    mistake: 'an agent that starts goes on by itself with what its log shows as under way, however old that log is',
+    rules: [2, 6],
+    edits: [edit(core, '[row.node, resumedRow(row)]', '[resumedRow(row).node, row]')],
+    test: { file: 'test/agent/restart.test.ts', name: 'that was being made leaves the guest that runs by now alone' },
   },
   {
     name: 'same-instruction-twice',
@@ -166,7 +174,7 @@ const onceMore: readonly Mutant[] = [
     mistake: 'a guest that its tenant booted past the hypervisor is answered as the hypervisor would be',
     rules: [2, 4, 10],
     edits: [
-      edit(tenancy, "if (!streams || vmm.vmm !== 'Absent' || row", "if (row.epoch >= 0 || vmm.vmm !== 'Absent' || row"),
+      edit(tenancy, "if (!streams || vmm.vmm !== 'Absent' || is", "if (row.epoch >= 0 || vmm.vmm !== 'Absent' || is"),
     ],
     test: { file: 'test/agent/faults-tenant.test.ts', name: 'finds its hypervisor once the machine was off' },
   },
