@@ -79,3 +79,18 @@ test('an accepted operation that the agent does not show is asked for again, lon
   const unanswered = nextAction(again.attempts, 'n0', wiping, wipe, facts, 700_000, 0.5);
   assert.deepEqual(unanswered.action, again.action);
 });
+
+test('what an agent that started anew found in its log is asked for again under the same id, by the next leader too', () => {
+  const wiping: StepBounds = { state: 'Wiping', epoch: 3, term: 1, deadlineSeconds: 86_400, retries: 3 };
+  const wipe: Step = { verb: 'wipe', args: { erase: 'Full' } };
+  const first = nextAction(undefined, 'n0', wiping, wipe, facts, 0, 0.5);
+  assert.ok(first.action.kind === 'send');
+  const id = first.action.operationId;
+  const awaits = { operation: { id, status: 'Running', awaitsWord: true } } as unknown as NodeObservation;
+  const accepted: Attempts = { ...first.attempts, sent: 'Accepted' };
+  const again = nextAction(accepted, 'n0', wiping, wipe, awaits, 600_000, 0.5);
+  assert.deepEqual(again.action, { kind: 'send', operationId: id });
+  assert.equal(nextAction(again.attempts, 'n0', wiping, wipe, awaits, 601_000, 0.5).action.kind, 'wait');
+  const byNext = nextAction(undefined, 'n0', { ...wiping, term: 2 }, wipe, awaits, 0, 0.5);
+  assert.deepEqual(byNext.action, { kind: 'send', operationId: id });
+});
