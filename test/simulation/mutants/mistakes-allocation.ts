@@ -17,6 +17,8 @@ const owners: readonly Mutant[] = [
         "const wanted = policy === 'Rolling' || asked === environment.revision || draft.nodes.size === 0;",
         'const wanted = policy !== undefined || asked === environment.revision || draft.nodes.size === 0;',
       ),
+      // The line of defence behind it: nodes in use are looked at once more.
+      edit(steps, "return policy === 'Rolling' || revision === status.revision;", 'return policy !== undefined;'),
     ],
   },
   {

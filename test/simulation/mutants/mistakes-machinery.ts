@@ -27,6 +27,12 @@ export const machineryMistakes: readonly Mutant[] = [
       ),
       edit(operator, '    await dialled(fleet, clock, signal);\n', ''),
       edit(operator, 'async function dialled(', 'export async function dialled('),
+      // A line of defence behind it: whatever was forgotten, nodes in use are re-imaged only where their owner asked.
+      edit(
+        'controller/domain/allocation-steps.ts',
+        "return policy === 'Rolling' || revision === status.revision;",
+        'return policy !== undefined;',
+      ),
     ],
   },
   {
