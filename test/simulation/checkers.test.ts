@@ -71,13 +71,13 @@ test('what an allocation had given up is the data of the one that took it over, 
 });
 
 /** Four allocations are deleted in one moment, and a minute later the nodes of one of them end, with this metadata. */
-function deletedTogether(history: History, metadata: object, isClaimed = true): void {
+function deletedTogether(history: History, metadata: object, isClaimed = true, afterMs = 60_000): void {
   if (isClaimed) history.claims('one');
   const names = ['one', 'two', 'three', 'four'];
   const deletionTimestamp = '2026-01-01T00:00:00Z';
   for (const name of names) history.allocation(name, { status: { nodes: 'n0' } });
   for (const name of names) history.allocation(name, { status: { nodes: 'n0' }, metadata: { deletionTimestamp } });
-  history.nowMs += 60_000;
+  history.nowMs += afterMs;
   history.allocation('one', { ...ended, metadata });
 }
 
@@ -86,7 +86,11 @@ test('of allocations that were deleted together, one that a backup put back may 
   deletedTogether(putBack, {});
   deletedTogether(deletedAgain, { deletionTimestamp: '2026-01-01T00:01:00Z' });
   deletedTogether(chosen, { deletionTimestamp: '2026-01-01T00:00:00Z' }, false);
-  for (const { truth } of [putBack, deletedAgain, chosen]) assert.ok(!truth.violations.some(({ rule }) => rule === 9));
+  // Decided when the others were not seen yet, and written late.
+  const late = new History();
+  deletedTogether(late, { deletionTimestamp: '2026-01-01T00:00:00Z' }, true, 4_000);
+  for (const { truth } of [putBack, deletedAgain, chosen, late])
+    assert.ok(!truth.violations.some(({ rule }) => rule === 9));
 });
 
 test('an end whose answer was lost is known by the log: BMC and trusted image of the epoch before are not waited for', () => {
@@ -393,6 +397,22 @@ function asksFor(history: History, { lies = 'no', allocation = 'one', hostname =
   history.accepts('isolate', 3, { allocation });
   history.happens('secrets', { to: 'Guest', epoch: 3, hostname });
 }
+
+test('a boot order that the tenant turned once the hypervisor was told to leave can have been seen by nobody; one before it can', () => {
+  for (const isBefore of [true, false]) {
+    const history = new History();
+    history.runs();
+    const turn = (): void => history.happens('order', { to: 'Network', shown: 'Network', by: 'tenant' });
+    if (isBefore) turn();
+    history.acts('vmm.devirtualize', 'commit', 'allocation/one');
+    if (!isBefore) turn();
+    history.happens('devirtualized', { epoch: 2, order: 'Network' });
+    assert.equal(
+      history.truth.violations.some(({ message }) => message.includes('the boot order is Network')),
+      isBefore,
+    );
+  }
+});
 
 test('behind a BMC that said Off of it, or shows another boot order, a guest may find what its own next boot is given', () => {
   for (const lies of ['Off', 'order']) {

@@ -34,6 +34,8 @@ export function leavesLast(report: Report): Checker {
   /** Commits on record, as `node epoch`. */
   const committed = new Set<string>();
   const logged = new Set<string>();
+  /** Machines whose hypervisor was told to leave, and whether the tenant turned the boot order since: nobody can have seen that. */
+  const turnedSince = new Map<string, boolean>();
   return {
     rule: 4,
     written({ kind, object }) {
@@ -48,13 +50,17 @@ export function leavesLast(report: Report): Checker {
       if (event === 'imaged' && machine.devirtualizedEpoch === Number(detail.epoch)) {
         report(4, `${machine.name} is imaged again under epoch ${detail.epoch}, under which its hypervisor left`);
       }
+      if (event === 'order' && detail.by === 'tenant' && turnedSince.has(machine.name))
+        turnedSince.set(machine.name, true);
       if (event !== 'devirtualized') return;
+      const isTurned = turnedSince.get(machine.name) === true;
+      turnedSince.delete(machine.name);
       const say = (what: string): void => report(4, `${machine.name}: the hypervisor leaves, and ${what}`);
       const { local, flushed, exported, order } = standing(detail, truth.ground.machine(machine.name));
       if (!local) say('not every block is local');
       if (!flushed) say('the disk has not flushed');
       if (exported !== 'Closed') say('the image export is open');
-      if (order !== 'Disk') say(`the boot order is ${order}`);
+      if (order !== 'Disk' && !isTurned) say(`the boot order is ${order}`);
       const key = `${machine.name} ${detail.epoch}`;
       if (!committed.has(key)) say('no commit stands on the PhysicalNode');
       if (!logged.has(key)) say("no commit stands in the agent's log");
@@ -65,6 +71,7 @@ export function leavesLast(report: Report): Checker {
     },
     acted({ command }, { name, guest, data }, truth) {
       if (command !== 'vmm.devirtualize') return;
+      turnedSince.set(name, false);
       const owner = guest?.owner ?? data?.owner;
       for (const { name: port, role, state, domain } of truth.ground.shownPorts(name)) {
         if (role !== 'Data' || (state === 'Ready' && isOwnDomain(truth, owner, domain))) continue;

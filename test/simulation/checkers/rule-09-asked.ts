@@ -15,6 +15,8 @@ const oneMomentMs = 10_000;
 const withoutAsking = 3;
 /** What ended so soon may have ended before the others were deleted. */
 const atOnceMs = 2_000;
+/** An end that was decided when few of the deletions had been seen may be on its way for so long. */
+const slowestWriteMs = 10_000;
 
 const isConfirmed = ({ metadata }: NodeAllocation): boolean =>
   metadata.annotations?.['bitvisor.io/confirm-deletion'] === metadata.uid;
@@ -42,6 +44,14 @@ function deletedWith(truth: Truth, than: string, deletedAt: number, from: Readon
   return others;
 }
 
+/** How many that were deleted in the same moment end already, this one left out. */
+function endedWith(truth: Truth, than: string, deletedAt: number, from: ReadonlyMap<string, SeenDeletion>): number {
+  return [...truth.allocations.values()].filter(({ uid, ends }) => {
+    const at = from.get(uid)?.atMs;
+    return uid !== than && ends.size > 0 && at !== undefined && Math.abs(at - deletedAt) < oneMomentMs;
+  }).length;
+}
+
 export function asked(report: Report): Checker {
   const deletedAt = new Map<string, SeenDeletion>();
   return {
@@ -64,6 +74,7 @@ export function asked(report: Report): Checker {
       const ending = (status?.ending ?? []).flatMap(({ nodes }) => hostsOf(nodes));
       const ends = (before?.status?.ending?.length ?? 0) === 0 && ending.some((node) => isInUse(truth, uid, node));
       if (!ends || at === undefined || now - at < atOnceMs || isConfirmed(after)) return;
+      if (now - at < slowestWriteMs && endedWith(truth, uid, at, deletedAt) < withoutAsking) return;
       const others = deletedWith(truth, uid, at, deletedAt);
       if (others < withoutAsking) return;
       report(9, `${metadata.name} was deleted together with ${others} others, nobody confirmed it, and its nodes end`);
