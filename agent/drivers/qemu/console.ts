@@ -5,7 +5,6 @@
  * 1. Commands run one at a time, in the order asked; output is matched to its command by an id that no other one has.
  * 2. What is kept is bounded: the newest 256 KiB.
  */
-
 import { connect, type Socket } from 'node:net';
 import type { Clock } from '../../../controller/runtime/clock.ts';
 import { Turns } from '../turns.ts';

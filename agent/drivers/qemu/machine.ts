@@ -8,7 +8,6 @@
  * 3. A reset is a fresh process too, with the data of the old one written out. While no agent runs, QEMU resets in place.
  * 4. `bootId` names one start of the machine; whatever is known of what it booted belongs to that start alone.
  */
-
 import { closeSync, mkdirSync, openSync, readFileSync, readSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Clock, sleep } from '../../../controller/runtime/clock.ts';

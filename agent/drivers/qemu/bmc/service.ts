@@ -7,7 +7,6 @@
  * 2. Resets of a machine happen one after another.
  * 3. A deleted task does nothing any more, unless `deletesTasksOnly` says otherwise.
  */
-
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { Clock } from '../../../../controller/runtime/clock.ts';
 import type { Random } from '../../../../controller/runtime/random.ts';
